@@ -18,7 +18,6 @@ above 3 anywhere, which no galaxy has, and the share beyond the masses that one 
 percentiles of a bootstrap over galaxies and seeds.
 """
 
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -191,10 +190,7 @@ def main() -> None:
     def fit(name: str, seed: int) -> None:
         """Train one in a process of its own, which changes the code, unless that was done before."""
         if not (runs[name][seed] / "said.npz").exists():
-            words = [sys.executable, "-m", "bench.changes", *sys.argv[1:], "--one", name, str(seed)]
-            done = subprocess.run(words, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(done.stderr)
+            common.run_silently("bench.changes", *sys.argv[1:], "--one", name, seed)
 
     with ThreadPoolExecutor(2) as pool:
         for waiting in [pool.submit(fit, name, seed) for seed in range(args.seeds) for name in args.only]:

@@ -133,3 +133,10 @@ def run(module: str, *arguments: object, ranks: int = 0) -> str:
     command = [*mpi, sys.executable, "-m", module, *map(str, arguments)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=Path.cwd(), env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def run_silently(module: str, *arguments: object) -> None:
+    """Run `python -m module` in a fresh process. Raises SystemExit with what a failed one printed."""
+    done = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)

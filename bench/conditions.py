@@ -18,8 +18,6 @@ or validation galaxies; nothing was chosen on them.
 
 import argparse
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,11 +34,8 @@ from kinmass.gen.storage.files import aside, write_atomically
 
 def train_one(run: Path, store_path: Path, tracer: str, instrument: str, steps: int, options: str) -> None:
     """Train one network; one that is finished is left as it is. Raises SystemExit with what a failed fit printed."""
-    words: list[object] = ["train", "fit", "--store", store_path, "--tracer", tracer, "--instrument", instrument]
-    words += ["--steps", steps, "--out", run, *shlex.split(options)]
-    process = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True)
-    if process.returncode:
-        raise SystemExit(process.stderr)
+    words = ["--store", store_path, "--tracer", tracer, "--instrument", instrument, "--steps", steps, "--out", run]
+    common.run_silently("train", "fit", *words, *shlex.split(options))
 
 
 def fits(

@@ -18,8 +18,6 @@ Intervals are 16th to 84th percentiles of a bootstrap over lineages and seeds.
 
 import json
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -87,12 +85,9 @@ def train_one(run: Path, options: str, store_path: Path, steps: int, needs: Sequ
     seconds_file = run / "seconds.json"
     if seconds_file.exists():
         return float(json.loads(seconds_file.read_text()))
-    line = ["kinmass", "fit", "--store", store_path, "--tracer", "both", "--steps", steps, "--out", run]
-    line += shlex.split(options)
+    words = ["--store", store_path, "--tracer", "both", "--steps", steps, "--out", run]
     began = time.time()
-    done = subprocess.run([sys.executable, "-m", *map(str, line)], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
+    common.run_silently("kinmass", "fit", *words, *shlex.split(options))
     write_atomically(seconds_file, json.dumps(time.time() - began))
     return time.time() - began
 

@@ -20,8 +20,6 @@ that draws galaxies and seeds.
 """
 
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -84,12 +82,9 @@ def fit(
     variant: str, run: Path, store_path: Path, tracer: str, suites: list[str], left_out: str, seed: int, steps: int
 ) -> None:
     """Train one network; one that is finished is left as it is. Raises SystemExit with what a failed fit printed."""
-    words: list[object] = ["bench.align", "--way", variant, "--target", left_out] if variant in WEIGHTS else ["train"]
-    words += ["fit", "--store", store_path, "--tracer", tracer, "--suites", ",".join(suites), "--seed", seed]
-    words += ["--steps", steps, "--out", run, *shlex.split(VARIANTS.get(variant, ""))]
-    process = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True)
-    if process.returncode:
-        raise SystemExit(process.stderr)
+    command = ["bench.align", "--way", variant, "--target", left_out] if variant in WEIGHTS else ["train"]
+    words = ["--store", store_path, "--tracer", tracer, "--suites", ",".join(suites), "--seed", seed, "--steps", steps]
+    common.run_silently(*command, "fit", *words, "--out", run, *shlex.split(VARIANTS.get(variant, "")))
 
 
 def posterior(infer: Inference, views: Views, instrument: Instrument) -> Posterior:

@@ -145,11 +145,29 @@ write(Path(sys.argv[1]), [(galaxy, place, np.zeros(3)) for place in places], 250
 """
 
 
+def environment(checkout: Path) -> dict[str, str]:
+    """Return the environment of one process of a checkout's code on one thread."""
+    return os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
 def run_in(checkout: Path, *arguments: object) -> str:
     """Run Python in a fresh process with the code of a checkout, and return its output."""
-    env = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, *map(str, arguments)]
+    env = environment(checkout)
     return subprocess.run(command, cwd=checkout, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def calls_in(checkout: Path, scratch: Path, *arguments: object) -> list[str]:
+    """Run Python as `run_in`, and return its calls that name a path. Raises SystemExit with what a failed run printed.
+
+    A run that leaves galaxies out (3) has not failed.
+    """
+    log = scratch / "strace"
+    command = ["strace", "-f", "-e", "trace=%file", "-o", str(log), sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=checkout, env=environment(checkout), capture_output=True, text=True)
+    if done.returncode not in (0, 3):
+        raise SystemExit(done.stderr)
+    return log.read_text(errors="replace").splitlines()
 
 
 def write_table(folder: Path, snapshot: Path, n: int) -> Path:
@@ -166,7 +184,7 @@ def write_table(folder: Path, snapshot: Path, n: int) -> Path:
 
 def calls(checkout: Path, suite: Path, n: int, scratch: Path) -> tuple[int, int]:
     """Count the calls that name a path of the store, and of the archive, while n galaxies of a suite are mapped."""
-    few, log, out = scratch / "few", scratch / "strace", scratch / "few.zarr"
+    few, out = scratch / "few", scratch / "few.zarr"
     for folder in (few, out):
         shutil.rmtree(folder, ignore_errors=True)
     few.mkdir()
@@ -174,52 +192,17 @@ def calls(checkout: Path, suite: Path, n: int, scratch: Path) -> tuple[int, int]
     for folder in kept:
         shutil.copytree(folder, few / folder.name)
     shutil.copy(suite, few / suite.name)
-    env = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    command = [
-        "strace",
-        "-f",
-        "-e",
-        "trace=%file",
-        "-o",
-        log,
-        sys.executable,
-        "-m",
-        "kinmass.gen",
-        "maps",
-        few / suite.name,
-    ]
-    command += ["--out", out, "--views", 4]
-    done = subprocess.run([*map(str, command)], cwd=checkout, env=env, capture_output=True, text=True)
-    if done.returncode not in (0, 3):
-        raise SystemExit(done.stderr)
-    lines = log.read_text(errors="replace").splitlines()
+    lines = calls_in(checkout, scratch, "-m", "kinmass.gen", "maps", few / suite.name, "--out", out, "--views", 4)
     return sum(str(out) in line for line in lines), sum(f"{few}/" in line for line in lines)
 
 
 def calls_to_open(checkout: Path, box: Path, scratch: Path, index: Path) -> list[float]:
     """Count the calls for each file of a box in several files while it is opened for the first and a second time."""
-    parts, log = scratch / "parts", scratch / "strace"
+    parts = scratch / "parts"
     if not parts.exists():
         run_in(common.ROOT, "-c", PARTS, box, parts, FILES)
-    env = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    counted = []
-    for _ in range(2):
-        command = [
-            "strace",
-            "-f",
-            "-e",
-            "trace=%file",
-            "-o",
-            log,
-            sys.executable,
-            "-c",
-            OPEN,
-            parts / "box.0.hdf5",
-            index,
-        ]
-        subprocess.run([*map(str, command)], cwd=checkout, env=env, capture_output=True, check=True)
-        counted.append(log.read_text(errors="replace").count(f"{parts}/") / FILES)
-    return counted
+    opened = [calls_in(checkout, scratch, "-c", OPEN, parts / "box.0.hdf5", index) for _ in range(2)]
+    return ["\n".join(lines).count(f"{parts}/") / FILES for lines in opened]
 
 
 def main() -> None:
@@ -235,31 +218,35 @@ def main() -> None:
     checkouts = {"this code": common.ROOT} | ({"beside": args.beside.resolve()} if args.beside else {})
     with tempfile.TemporaryDirectory(dir=args.out.resolve()) as folder:
         scratch = Path(folder)
+        box = scratch / "box.hdf5"
         common.run("kinmass.gen", "mock", "--out", scratch / "mocks", "--galaxies", args.galaxies)
         suites = {name: scratch / "mocks" / name / f"{name}.yaml" for name in FORMATS}
         rows: list[list[object]] = []
         for name, what in FORMATS.items():
             measured = [json.loads(run_in(c, "-c", OPENINGS, suites[name]))[1] for c in checkouts.values()]
             rows.append([f"opening, {what} [CPU ms]", *_beside(measured), 0.4])
-        run_in(common.ROOT, "-c", BOX, scratch / "box.hdf5", args.box)
-        region = [
-            json.loads(run_in(c, "-c", REGION, scratch / "box.hdf5", scratch / f"index{i}", args.box))
-            for i, c in enumerate(checkouts.values())
-        ]
-        rows.append(["a galaxy of a box [CPU ms]", *_beside([r[0] for r in region]), 0.4])
-        rows.append(["a galaxy of a box [MB read]", *_beside([r[1] for r in region]), 0.55])
-        rows.append(["opening and indexing the box [CPU ms]", *_beside([r[2] for r in region]), ""])
-        rows.append(["opening and indexing the box [MB read]", *_beside([r[3] for r in region]), ""])
-        run_in(common.ROOT, "-c", TABLE, scratch / "box.hdf5", args.box)
-        told = [
-            json.loads(run_in(c, "-c", REGION, scratch / "box.hdf5", scratch / f"told{i}", args.box))
-            for i, c in enumerate(checkouts.values())
-        ]
-        rows.append(["the same box with a table of cells: a galaxy of it [CPU ms]", *_beside([r[0] for r in told]), ""])
-        rows.append(["a galaxy of it [MB read]", *_beside([r[1] for r in told]), ""])
-        rows.append(["opening and indexing it [CPU ms]", *_beside([r[2] for r in told]), ""])
-        rows.append(["opening and indexing it [MB read]", *_beside([r[3] for r in told]), ""])
-        tables = [write_table(scratch / f"table{n}", scratch / "box.hdf5", n) for n in (5_000, 45_000)]
+        run_in(common.ROOT, "-c", BOX, box, args.box)
+
+        def read_box(index: str, wanted: dict[str, object]) -> None:
+            """Add what a galaxy of the box and the opening of the box cost, in `REGION`'s order."""
+            costs = [
+                json.loads(run_in(c, "-c", REGION, box, scratch / f"{index}{i}", args.box))
+                for i, c in enumerate(checkouts.values())
+            ]
+            rows.extend(
+                [what, *_beside([c[i] for c in costs]), ratio] for i, (what, ratio) in enumerate(wanted.items())
+            )
+
+        read_box("index", {
+            "a galaxy of a box [CPU ms]": 0.4, "a galaxy of a box [MB read]": 0.55,
+            "opening and indexing the box [CPU ms]": "", "opening and indexing the box [MB read]": "",
+        })  # fmt: skip
+        run_in(common.ROOT, "-c", TABLE, box, args.box)
+        read_box("told", {
+            "the same box with a table of cells: a galaxy of it [CPU ms]": "", "a galaxy of it [MB read]": "",
+            "opening and indexing it [CPU ms]": "", "opening and indexing it [MB read]": "",
+        })  # fmt: skip
+        tables = [write_table(scratch / f"table{n}", box, n) for n in (5_000, 45_000)]
         planning = [json.loads(run_in(checkout, "-c", PLANS, *tables)) for checkout in checkouts.values()]
         if None not in planning:
             rows.append(["listing, planning and ordering a galaxy of a box [CPU us]", *_beside(planning), ""])
@@ -273,14 +260,10 @@ def main() -> None:
                 for i, place in enumerate(("store", "archive")):
                     rows.append([f"calls per galaxy, {what}, {place}", *_beside([c[i] for c in by_checkout]), ""])
                 rows.append([f"calls per galaxy, {what}, both", *_beside([sum(c) for c in by_checkout]), 0.35])
-            openings = [
-                calls_to_open(c, scratch / "box.hdf5", scratch, scratch / f"parts{i}")
-                for i, c in enumerate(checkouts.values())
-            ]
+            openings = [calls_to_open(c, box, scratch, scratch / f"parts{i}") for i, c in enumerate(checkouts.values())]
             for i, when in enumerate(("first", "second")):
-                rows.append(
-                    [f"calls per file of a box in {FILES}, {when} opening", *_beside([o[i] for o in openings]), ""]
-                )
+                what = f"calls per file of a box in {FILES}, {when} opening"
+                rows.append([what, *_beside([o[i] for o in openings]), ""])
         else:
             print("no strace: calls are not counted")
     common.table(["", *checkouts, *(["ratio"] if args.beside else []), "wanted ratio"], rows)

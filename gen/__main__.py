@@ -209,7 +209,7 @@ def _maps(args: argparse.Namespace) -> int:
     from kinmass.gen.suite import load_suite
 
     parallel.check()
-    checked(Sharing, readers=args.readers)
+    checked(Sharing, readers=args.readers, ranks=args.ranks)
     if args.galaxy and not args.preview:
         raise OptionError("--galaxy names what to draw: give it with --preview (`selection` in the suite file chooses)")
     if args.out is None and not (args.preview or args.dry_run):
@@ -257,10 +257,8 @@ def _plan(args: argparse.Namespace, suites: "list[Suite]", settings: "Settings")
     from kinmass.gen.campaign.plan import Task, plan
     from kinmass.gen.campaign.timing import process_age_s
     from kinmass.gen.campaign.worker import load
-    from kinmass.gen.options import Foretelling, checked
 
     if args.ranks is not None:
-        checked(Foretelling, ranks=args.ranks)
         load()  # belongs to the start of a run
     age_s, began = process_age_s(), time.monotonic()
     listings = list_all(suites, args.out)
@@ -369,7 +367,7 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
                 flush=True,
             )
         if parallel is not None and not is_expected and parallel.size() > 1:  # the other ranks may not have this error
-            parallel.abort(1)
+            parallel.abort()
         return 2 if is_expected else 1
 
 

@@ -95,13 +95,7 @@ class Mocks:
 
 @dataclass(frozen=True, config=STRICT)
 class Sharing:
-    """How the ranks of a campaign share a file system."""
+    """How many ranks of a campaign read at a time, and how many it is foretold for, if it is."""
 
     readers: int = whole(1, 1_000_000)
-
-
-@dataclass(frozen=True, config=STRICT)
-class Foretelling:
-    """How many ranks a campaign is foretold for."""
-
-    ranks: int = whole(1, 1_000_000)
+    ranks: Annotated[int | None, whole(1, 1_000_000)] = None

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ def command(*arguments: object, ranks: int = 1, check: bool = True, timeout: int
     if check and done.returncode:
         raise AssertionError(f"{' '.join(done.args)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def until(condition: Callable[[], object], seconds: float = 200) -> None:
+    """Wait until something is so. Raises AssertionError where it takes longer than that."""
+    deadline_s = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not so after {seconds} s"
+        time.sleep(0.02)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

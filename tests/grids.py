@@ -111,6 +111,14 @@ def with_boundary(path: Path, side: int = 3) -> None:
         change_records(file, gas)
 
 
+def as_plain(rows: dict[str, np.ndarray]) -> dict[str, Plain]:
+    """Name the columns of particles' and cells' rows: place, velocity, mass, and side of cells alone."""
+    return {
+        kind: {"pos_kpc": r[:, :3], "vel_kms": r[:, 3:6], "mass_msun": r[:, 6], "side_kpc": r[:, 7:].ravel()}
+        for kind, r in rows.items()
+    }
+
+
 def plain_ramses(path: Path) -> tuple[dict[str, Plain], float]:
     """Cells that have no sons, and particles by family or birth, in kpc, km/s and Msun; and the box's side."""
     info = {k: float(v) for k, v in re.findall(r"^(\w+) *= *([-+\d.E]+)$", path.read_text(), re.M)}
@@ -154,11 +162,7 @@ def plain_ramses(path: Path) -> tuple[dict[str, Plain], float]:
         family = np.frombuffer(part[9], "i1") if with_families else family
         for kind, code in (("dark", 1), ("stars", 2)):
             parts[kind].append(row[(family == code) & (row[:, 6] != 0)])
-    rows = {kind: np.concatenate(of) for kind, of in parts.items()}
-    return {
-        kind: {"pos_kpc": r[:, :3], "vel_kms": r[:, 3:6], "mass_msun": r[:, 6], "side_kpc": r[:, 7:].ravel()}
-        for kind, r in rows.items()
-    }, length
+    return as_plain({kind: np.concatenate(of) for kind, of in parts.items()}), length
 
 
 def steps_of_mass(galaxy: Galaxy) -> Galaxy:
@@ -214,11 +218,7 @@ def plain_enzo(path: Path) -> tuple[dict[str, Plain], float]:
             rows = np.hstack([pos * length, vel * velocity, m[:, None]])
             for kind, codes in (("dark", (1, 4)), ("stars", (2, 5, 7))):
                 parts[kind].append(rows[np.isin(group["particle_type"], codes) & (m != 0)])
-    rows_of = {kind: np.concatenate(of) for kind, of in parts.items()}
-    return {
-        kind: {"pos_kpc": r[:, :3], "vel_kms": r[:, 3:6], "mass_msun": r[:, 6], "side_kpc": r[:, 7:].ravel()}
-        for kind, r in rows_of.items()
-    }, length
+    return as_plain({kind: np.concatenate(of) for kind, of in parts.items()}), length
 
 
 def art(folder: Path, galaxy: Galaxy, centre: np.ndarray, velocity: np.ndarray, **options: object) -> Path:
@@ -276,11 +276,7 @@ def plain_art(path: Path) -> tuple[dict[str, Plain], float]:
     first_star = last[n_species - 2]
     m[first_star:] = np.frombuffer(stars[3], ">f4")
     p = np.hstack([(p[:, :3] - 1) / n_side % 1.0 * length, p[:, 3:] * velocity, m[:, None] * mass / n_cells])
-    of = {"gas": np.concatenate(gas), "dark": p[:first_star], "stars": p[first_star:]}
-    return {
-        kind: {"pos_kpc": r[:, :3], "vel_kms": r[:, 3:6], "mass_msun": r[:, 6], "side_kpc": r[:, 7:].ravel()}
-        for kind, r in of.items()
-    }, length
+    return as_plain({"gas": np.concatenate(gas), "dark": p[:first_star], "stars": p[first_star:]}), length
 
 
 WRITERS = {"ramses": ramses, "old ramses": old_ramses, "enzo": enzo, "art": art}

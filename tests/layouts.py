@@ -6,20 +6,26 @@ guide; ChaNGa's wiki, Tipsy format.
 """
 
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 
 from kinmass.gen.constants import G
+from kinmass.gen.formats import SnapshotError
 from kinmass.gen.physics.particles import Galaxy, Particles, empty
+from kinmass.gen.snapshots.snapshot import Snapshot
 
 A, H, BOX = 0.6, 0.7, 4000.0  # BOX: physical kpc
 KPC, MSUN = 3.085678e21, 1.989e33  # rounded as in the codes
 MPC_H, KPC_H, MPC = 1000 * A / H, A / H, 1000 * A
 MASS_H, ROOT_A = 1e10 / H, np.sqrt(A)
 DARK_MSUN, GAMMA_QUARTIC = 5e6, 2.018932
+DARK, ORIGIN = {"dark": ["PartType1"]}, np.zeros(3)
 
 
 def galaxy(n: int = 40, seed: int = 3) -> Galaxy:
@@ -34,6 +40,37 @@ def galaxy(n: int = 40, seed: int = 3) -> Galaxy:
     return Galaxy(stars, gas, cloud(np.full(n, DARK_MSUN)), empty())
 
 
+def read(
+    path: Path,
+    form: str,
+    parts: dict[str, list[str]] | None = None,
+    centre: np.ndarray = ORIGIN,
+    radius: float = 100.0,
+    **options: Any,
+) -> Galaxy:
+    """Return what a newly opened snapshot has around a place."""
+    with Snapshot(path, form, parts, **options) as snapshot:
+        return snapshot.galaxy(centre, radius)
+
+
+def assert_refused(path: Path, form: str, words: str) -> None:
+    """A snapshot is refused in these words when it is opened."""
+    with pytest.raises(SnapshotError, match=words):
+        Snapshot(path, form)
+
+
+def edit(path: Path, change: Callable[[h5py.File], object]) -> Path:
+    """Change an HDF5 file, and return its path."""
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def set_attrs(**attrs: object) -> Callable[[h5py.File], None]:
+    """Return the change of entries of a Header."""
+    return lambda file: file["Header"].attrs.update(attrs)
+
+
 def bound(galaxy: Galaxy) -> Galaxy:
     """Slow the particles of `galaxy` down to speeds at which its mass holds them; maps are not made of others."""
     slow = {name: replace(p, vel_kms=p.vel_kms / 40) for name, p in galaxy.components().items()}
@@ -46,13 +83,20 @@ def attributes(dataset: h5py.Dataset, names: tuple[str, str, str], values: tuple
         dataset.attrs[name] = np.array([value])
 
 
-def _header(file: h5py.File, n_files: int, total_counts: list[int], **further_attributes: object) -> None:
-    attrs = file.create_group("Header").attrs
-    counts = [len(file[f"PartType{i}/Coordinates"]) if f"PartType{i}/Coordinates" in file else 0 for i in range(6)]
-    attrs["NumPart_ThisFile"], attrs["NumPart_Total"] = counts, total_counts
-    attrs["NumPart_Total_HighWord"], attrs["NumFilesPerSnapshot"] = [0] * 6, n_files
-    for key, value in further_attributes.items():
-        attrs[key.replace("__", "-")] = value
+def _counts(galaxy: Galaxy) -> list[int]:
+    return [len(galaxy.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+
+
+def _files(path: Path, written: Galaxy, files: int, **header: object) -> Iterator[tuple[h5py.File, Galaxy]]:
+    """Open the files of a snapshot one after another, each with its Header, with the part of `written` for it."""
+    for name, part in zip(file_paths(path, files), _split(written, files), strict=True):
+        with h5py.File(name, "w") as file:
+            attrs = file.create_group("Header").attrs
+            attrs["NumPart_ThisFile"], attrs["NumPart_Total"] = _counts(part), _counts(written)
+            attrs["NumPart_Total_HighWord"], attrs["NumFilesPerSnapshot"] = [0] * 6, files
+            for key, value in header.items():
+                attrs[key] = value
+            yield file, part
 
 
 def _code(p: Particles, length: float, mass: float, velocity: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,59 +120,54 @@ COSMOLOGY = {"Redshift": 1 / A - 1, "HubbleParam": H, "Omega0": 0.3, "OmegaLambd
 def eagle(path: Path, written: Galaxy, files: int = 1) -> Path:
     """Write EAGLE: Mpc/h, `Mass`, `Velocity`; no mass dataset for dark matter; element abundances; a hash table."""
     names = "CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"
-    for name, part in zip(file_paths(path, files), _split(written, files), strict=True):
-        with h5py.File(name, "w") as file:
-            for number, kind in TYPES.items():
-                p = part.components()[kind]
-                pos, vel, mass = _code(p, MPC_H, MASS_H, ROOT_A)
-                group = file.create_group(f"PartType{number}")
-                attributes(group.create_dataset("Coordinates", data=pos), names, (KPC * 1e3, 1, -1))
-                attributes(group.create_dataset("Velocity", data=vel), names, (1e5, 0.5, 0))
-                if number != 1:
-                    attributes(group.create_dataset("Mass", data=mass), names, (MSUN * 1e10, 0, -1))
-                    group["ElementAbundance/Hydrogen"] = np.full(len(p), 0.75, np.float32)
-                if number == 0:
-                    h = np.float32(p.support_kpc / MPC_H)
-                    attributes(group.create_dataset("SmoothingLength", data=h), names, (KPC * 1e3, 1, -1))
-                    group["Temperature"] = np.geomspace(1e3, 1e6, len(p))
-                    group["StarFormationRate"] = np.zeros(len(p))
-            table = [0, DARK_MSUN / MASS_H, 0, 0, 0, 0]
-            total = [len(written.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
-            _header(file, files, total, MassTable=table, BoxSize=BOX / MPC_H, Time=A, ExpansionFactor=A, **COSMOLOGY)
-            file.create_group("HashTable").attrs["HashBits"] = 6
+    table = [0, DARK_MSUN / MASS_H, 0, 0, 0, 0]
+    header = {"MassTable": table, "BoxSize": BOX / MPC_H, "Time": A, "ExpansionFactor": A} | COSMOLOGY
+    for file, part in _files(path, written, files, **header):
+        for number, kind in TYPES.items():
+            p = part.components()[kind]
+            pos, vel, mass = _code(p, MPC_H, MASS_H, ROOT_A)
+            group = file.create_group(f"PartType{number}")
+            attributes(group.create_dataset("Coordinates", data=pos), names, (KPC * 1e3, 1, -1))
+            attributes(group.create_dataset("Velocity", data=vel), names, (1e5, 0.5, 0))
+            if number != 1:
+                attributes(group.create_dataset("Mass", data=mass), names, (MSUN * 1e10, 0, -1))
+                group["ElementAbundance/Hydrogen"] = np.full(len(p), 0.75, np.float32)
+            if number == 0:
+                h = np.float32(p.support_kpc / MPC_H)
+                attributes(group.create_dataset("SmoothingLength", data=h), names, (KPC * 1e3, 1, -1))
+                group["Temperature"] = np.geomspace(1e3, 1e6, len(p))
+                group["StarFormationRate"] = np.zeros(len(p))
+        file.create_group("HashTable").attrs["HashBits"] = 6
     return file_paths(path, files)[0]
 
 
 def tng(path: Path, written: Galaxy, files: int = 1) -> Path:
     """Write TNG: cells in ckpc/h with densities, massless tracers as type 3, stars with the field that tells wind."""
     names = "to_cgs", "a_scaling", "h_scaling"
-    for name, part in zip(file_paths(path, files), _split(written, files), strict=True):
-        with h5py.File(name, "w") as file:
-            for number, kind in TYPES.items():
-                p = part.components()[kind]
-                pos, vel, mass = _code(p, KPC_H, MASS_H, ROOT_A)
-                group = file.create_group(f"PartType{number}")
-                attributes(group.create_dataset("Coordinates", data=pos), names, (KPC, 1, -1))
-                attributes(group.create_dataset("Velocities", data=vel), names, (1e5, 0.5, 0))
-                if number != 1:
-                    attributes(group.create_dataset("Masses", data=mass), names, (MSUN * 1e10, 0, -1))
-                if number == 0:
-                    volume = 4 / 3 * np.pi * (p.support_kpc / 2) ** 3
-                    group["Density"] = np.float32(p.mass_msun / volume / MASS_H * KPC_H**3)
-                    attributes(group["Density"], names, (MSUN * 1e10 / KPC**3, -3, 2))
-                    group["InternalEnergy"] = np.geomspace(10, 1e5, len(p))
-                    group["ElectronAbundance"] = np.full(len(p), 1.0)
-                    group["NeutralHydrogenAbundance"] = np.linspace(0, 1, len(p))
-                    group["StarFormationRate"] = np.zeros(len(p))
-                    attributes(group["ElectronAbundance"], names, (0, 0, 0))
-                if number == 4:
-                    group["GFM_StellarFormationTime"] = np.full(len(p), 0.3)
-                    group["GFM_StellarPhotometrics"] = np.linspace(-8, -2, 8 * len(p)).reshape(len(p), 8)
-            tracers = file.create_group("PartType3")
-            tracers["TracerID"] = tracers["ParentID"] = np.arange(5)
-            table = [0, DARK_MSUN / MASS_H, 0, 4.7e-5, 0, 0]
-            total = [len(written.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
-            _header(file, files, total, MassTable=table, BoxSize=BOX / KPC_H, Time=A, **COSMOLOGY)
+    table = [0, DARK_MSUN / MASS_H, 0, 4.7e-5, 0, 0]
+    for file, part in _files(path, written, files, MassTable=table, BoxSize=BOX / KPC_H, Time=A, **COSMOLOGY):
+        for number, kind in TYPES.items():
+            p = part.components()[kind]
+            pos, vel, mass = _code(p, KPC_H, MASS_H, ROOT_A)
+            group = file.create_group(f"PartType{number}")
+            attributes(group.create_dataset("Coordinates", data=pos), names, (KPC, 1, -1))
+            attributes(group.create_dataset("Velocities", data=vel), names, (1e5, 0.5, 0))
+            if number != 1:
+                attributes(group.create_dataset("Masses", data=mass), names, (MSUN * 1e10, 0, -1))
+            if number == 0:
+                volume = 4 / 3 * np.pi * (p.support_kpc / 2) ** 3
+                group["Density"] = np.float32(p.mass_msun / volume / MASS_H * KPC_H**3)
+                attributes(group["Density"], names, (MSUN * 1e10 / KPC**3, -3, 2))
+                group["InternalEnergy"] = np.geomspace(10, 1e5, len(p))
+                group["ElectronAbundance"] = np.full(len(p), 1.0)
+                group["NeutralHydrogenAbundance"] = np.linspace(0, 1, len(p))
+                group["StarFormationRate"] = np.zeros(len(p))
+                attributes(group["ElectronAbundance"], names, (0, 0, 0))
+            if number == 4:
+                group["GFM_StellarFormationTime"] = np.full(len(p), 0.3)
+                group["GFM_StellarPhotometrics"] = np.linspace(-8, -2, 8 * len(p)).reshape(len(p), 8)
+        tracers = file.create_group("PartType3")
+        tracers["TracerID"] = tracers["ParentID"] = np.arange(5)
     return file_paths(path, files)[0]
 
 
@@ -159,24 +198,21 @@ def auriga(path: Path, written: Galaxy, files: int = 1) -> Path:
 
 def fire(path: Path, written: Galaxy, files: int = 1) -> Path:
     """Write FIRE (GIZMO): kpc/h without any attributes for units, smoothing lengths, masses for every type."""
-    for name, part in zip(file_paths(path, files), _split(written, files), strict=True):
-        with h5py.File(name, "w") as file:
-            for number, kind in TYPES.items():
-                p = part.components()[kind]
-                group = file.create_group(f"PartType{number}")
-                group["Coordinates"], group["Velocities"], group["Masses"] = _code(p, KPC_H, MASS_H, ROOT_A)
-                group["ParticleIDs"] = np.arange(len(p))
-                if number in (0, 4):
-                    group["Metallicity"] = np.full((len(p), 11), 0.02, np.float32)
-                if number == 0:
-                    group["SmoothingLength"] = np.float32(p.support_kpc / KPC_H)
-                    group["InternalEnergy"] = np.geomspace(10, 1e5, len(p))
-                    group["ElectronAbundance"] = np.full(len(p), 1.0)
-                    group["NeutralHydrogenAbundance"] = np.linspace(0, 1, len(p))
-                if number == 4:
-                    group["StellarFormationTime"] = np.full(len(p), 0.3)
-            total = [len(written.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
-            _header(file, files, total, MassTable=np.zeros(6), BoxSize=BOX / KPC_H, Time=A, **COSMOLOGY)
+    for file, part in _files(path, written, files, MassTable=np.zeros(6), BoxSize=BOX / KPC_H, Time=A, **COSMOLOGY):
+        for number, kind in TYPES.items():
+            p = part.components()[kind]
+            group = file.create_group(f"PartType{number}")
+            group["Coordinates"], group["Velocities"], group["Masses"] = _code(p, KPC_H, MASS_H, ROOT_A)
+            group["ParticleIDs"] = np.arange(len(p))
+            if number in (0, 4):
+                group["Metallicity"] = np.full((len(p), 11), 0.02, np.float32)
+            if number == 0:
+                group["SmoothingLength"] = np.float32(p.support_kpc / KPC_H)
+                group["InternalEnergy"] = np.geomspace(10, 1e5, len(p))
+                group["ElectronAbundance"] = np.full(len(p), 1.0)
+                group["NeutralHydrogenAbundance"] = np.linspace(0, 1, len(p))
+            if number == 4:
+                group["StellarFormationTime"] = np.full(len(p), 0.3)
     return file_paths(path, files)[0]
 
 
@@ -244,31 +280,28 @@ def swift(path: Path, written: Galaxy, files: int = 1, kernel: str = "Quartic sp
         "a-scale exponent",
         "h-scale exponent",
     )
-    for name, part in zip(file_paths(path, files), _split(written, files), strict=True):
-        with h5py.File(name, "w") as file:
-            for number, kind in TYPES.items():
-                p = part.components()[kind]
-                pos, vel, mass = _code(p, MPC, 1e10, 1.0)
-                group = file.create_group(f"PartType{number}")
-                attributes(group.create_dataset("Coordinates", data=pos), names, (KPC * 1e3, 1, 0))
-                attributes(group.create_dataset("Velocities", data=vel), names, (1e5, 0, 0))
-                attributes(group.create_dataset("Masses", data=mass), names, (MSUN * 1e10, 0, 0))
-                if number == 0:
-                    group["SmoothingLengths"] = np.float32(p.support_kpc / MPC / GAMMA_QUARTIC)
-                    h = p.support_kpc / MPC / GAMMA_QUARTIC
-                    group["Densities"] = np.float32(p.mass_msun / 1e10 * (1.2348 / h) ** 3)
-                    group["Temperatures"] = np.geomspace(1e3, 1e6, len(p))
-                    # SWIFT writes minus the time at which a gas particle last formed stars.
-                    group["StarFormationRates"] = -0.5 * np.ones(len(p))
-                    group["SpeciesFractions"] = np.linspace(0, 1, 3 * len(p)).reshape(-1, 3)
-                    group["ElementMassFractions"] = np.full((len(p), 2), [0.7, 0.3])
-                if number == 4:
-                    group["Luminosities"] = np.linspace(1, 2, 2 * len(p)).reshape(len(p), 2)
-            swift_groups(file, kernel)
-            total = [len(written.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
-            header = {"Scale__factor": np.array([A]), "Redshift": np.array([1 / A - 1]), "Time": np.array([8e-3])}
-            box = np.full(3, BOX / MPC)
-            _header(file, files, total, BoxSize=box, Code=np.bytes_("SWIFT"), Dimension=np.array([3]), **header)
+    header = {"Scale-factor": np.array([A]), "Redshift": np.array([1 / A - 1]), "Time": np.array([8e-3])}
+    header |= {"BoxSize": np.full(3, BOX / MPC), "Code": np.bytes_("SWIFT"), "Dimension": np.array([3])}
+    for file, part in _files(path, written, files, **header):
+        for number, kind in TYPES.items():
+            p = part.components()[kind]
+            pos, vel, mass = _code(p, MPC, 1e10, 1.0)
+            group = file.create_group(f"PartType{number}")
+            attributes(group.create_dataset("Coordinates", data=pos), names, (KPC * 1e3, 1, 0))
+            attributes(group.create_dataset("Velocities", data=vel), names, (1e5, 0, 0))
+            attributes(group.create_dataset("Masses", data=mass), names, (MSUN * 1e10, 0, 0))
+            if number == 0:
+                group["SmoothingLengths"] = np.float32(p.support_kpc / MPC / GAMMA_QUARTIC)
+                h = p.support_kpc / MPC / GAMMA_QUARTIC
+                group["Densities"] = np.float32(p.mass_msun / 1e10 * (1.2348 / h) ** 3)
+                group["Temperatures"] = np.geomspace(1e3, 1e6, len(p))
+                # SWIFT writes minus the time at which a gas particle last formed stars.
+                group["StarFormationRates"] = -0.5 * np.ones(len(p))
+                group["SpeciesFractions"] = np.linspace(0, 1, 3 * len(p)).reshape(-1, 3)
+                group["ElementMassFractions"] = np.full((len(p), 2), [0.7, 0.3])
+            if number == 4:
+                group["Luminosities"] = np.linspace(1, 2, 2 * len(p)).reshape(len(p), 2)
+        swift_groups(file, kernel)
     return file_paths(path, files)[0]
 
 
@@ -327,7 +360,6 @@ def gadget_binary(
     """Write GADGET-2's binary formats (users' guide, section 6): records between their sizes, in format 2 named."""
     parts = _split(written, files)
     names = [path.with_name(f"{path.stem}.{i}") for i in range(files)] if files > 1 else [path.with_suffix("")]
-    total = [len(written.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
     header_values = {"Time": A, "Redshift": 1 / A - 1, "OmegaLambda": 0.7} | header
     for name, part in zip(names, parts, strict=True):
         components = [part.components()[kind] for kind in TYPES.values()]
@@ -343,9 +375,9 @@ def gadget_binary(
         if len(gas):
             blocks |= {"U": np.full(len(gas), 100.0), "RHO": rho, "HSML": gas.support_kpc / KPC_H}
         head = struct.pack(
-            order + "6i6ddd2i6I2i4d2i6I", *[len(part.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)],
-            0, DARK_MSUN / MASS_H, 0, 0, 0, 0, header_values["Time"], header_values["Redshift"], 0, 0, *total, 0, files,
-            BOX / KPC_H, 0.3, header_values["OmegaLambda"], H, 0, 0, *[0] * 6,
+            order + "6i6ddd2i6I2i4d2i6I", *_counts(part), 0, DARK_MSUN / MASS_H, 0, 0, 0, 0,
+            header_values["Time"], header_values["Redshift"], 0, 0, *_counts(written), 0, files, BOX / KPC_H,
+            0.3, header_values["OmegaLambda"], H, 0, 0, *[0] * 6,
         )  # fmt: skip
         content = _record("HEAD", head.ljust(256, b"\0"), file_format, order)
         for block, values in blocks.items():
@@ -392,3 +424,21 @@ def tipsy(path: Path, written: Galaxy, order: str = ">", float_type: str = "f4",
         f"dHubble0 = {float(np.sqrt(8 * np.pi / 3))!r}\n"
     )
     return path
+
+
+def damage_bytes(path: Path, rng: np.random.Generator) -> str:
+    """Change bits, blocks or the length of a file, as broken disks and transfers do."""
+    raw = bytearray(path.read_bytes())
+    kind = str(rng.choice(["header bits", "bits", "cut", "zeros", "repeat", "empty", "noise"]))
+    at, n = int(rng.integers(len(raw))), int(rng.integers(1, 1024))
+    if kind.endswith("bits"):
+        for _ in range(int(rng.integers(1, 9))):
+            raw[int(rng.integers(min(len(raw), 1500 if kind == "header bits" else len(raw))))] ^= 1 << rng.integers(8)
+    elif kind == "repeat":
+        raw[at:at] = raw[at : at + n]
+    else:
+        end = {"cut": len(raw), "empty": len(raw)}.get(kind, at + n)
+        new = {"zeros": bytes(n), "noise": rng.bytes(n)}.get(kind, b"")
+        raw[0 if kind == "empty" else at : end] = new
+    path.write_bytes(raw)
+    return kind

@@ -16,14 +16,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import KEPT, ROOT, command, tree
+from conftest import KEPT, ROOT, command, tree, until
 from test_fit import same, weights_of
-from test_launch import SMALL, flags, wait_for, wait_for_checkpoint
+from test_launch import SMALL, flags, wait_for
 
 from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.status import states, under_way
@@ -97,13 +97,6 @@ def wait_state(job: str, *names: str, seconds: float = 150) -> dict[str, str]:
     return fields
 
 
-def until_true(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def mapped(out: Path) -> int:
     return len(list(out.glob("*/status/c/*")))
 
@@ -150,7 +143,7 @@ def test_a_job_per_suite(suites, map_store, tmp_path):
 def test_near_its_time_limit_it_is_queued_again_and_goes_on(suites, map_store, tmp_path):
     out = tmp_path / "maps.zarr"
     job = sbatch("generate", *suites, "--out", out, *VIEWS, logs=tmp_path, nodes=2, ntasks_per_node=2)
-    until_true(lambda: mapped(out) > 3)
+    until(lambda: mapped(out) > 3)
     shell("scancel", "--batch", "--signal=USR1", job)  # what Slurm sends two minutes before the limit
     assert wait_state(job, "COMPLETED")["Restarts"] == "1"
     (log,) = tmp_path.glob("*.log")
@@ -171,10 +164,10 @@ def fail_node(name: str) -> None:
 def test_a_node_fails_and_nothing_is_lost(suites, map_store, tmp_path):
     out = tmp_path / "maps.zarr"
     job = sbatch("generate", *suites, "--out", out, *VIEWS, logs=tmp_path, nodes=2, ntasks_per_node=2)
-    until_true(lambda: mapped(out) > 3)
+    until(lambda: mapped(out) > 3)
     fail_node("kin2")
     try:
-        until_true(lambda: job_fields(job)["JobState"] == "PENDING")
+        until(lambda: job_fields(job)["JobState"] == "PENDING")
         assert mapped(out) < 36
     finally:
         shell(ROOT / "slurm" / "testbed.sh", "up")
@@ -187,7 +180,7 @@ def test_a_rank_that_is_killed_ends_the_job(suites, tmp_path, monkeypatch):
     out = tmp_path / "maps.zarr"
     monkeypatch.setenv("SLURM_WAIT", "5")
     job = sbatch("generate", *suites, "--out", out, *VIEWS, logs=tmp_path, ntasks=2)
-    until_true(lambda: mapped(out) > 3)
+    until(lambda: mapped(out) > 3)
     of_rank_1 = {f"SLURM_JOB_ID={job}".encode(), b"SLURM_PROCID=1"}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -219,18 +212,18 @@ def test_two_nodes_stopped_in_every_way_end_with_the_weights_of_an_unbroken_fit(
 
     def moved(by: int = 20) -> None:
         before = states(out)[0].step
-        until_true(lambda: states(out)[0].step >= before + by)
+        until(lambda: states(out)[0].step >= before + by)
 
-    wait_for_checkpoint(out)
+    until((out / "last.pt").exists)
     shell("scontrol", "requeue", job)
     moved()
     shell("scancel", "--signal=USR2", job)
-    until_true(lambda: int(job_fields(job)["Restarts"]) == 2)
+    until(lambda: int(job_fields(job)["Restarts"]) == 2)
     moved()
     other = shell(
         "sbatch", "--parsable", "--partition=debug", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"
     )
-    until_true(lambda: int(job_fields(job)["Restarts"]) == 3)
+    until(lambda: int(job_fields(job)["Restarts"]) == 3)
     wait_state(other.strip(), "COMPLETED")
     wait_for(out, "finished", seconds=200)
     log = next((out / "logs" / job).glob("*_0_log.out")).read_text()
@@ -246,10 +239,10 @@ def test_a_time_limit_of_one_minute(map_store, tmp_path):
     out = tmp_path / "run"
     line = ("--store", map_store, "--tracer", "gas", "--out", out, "--time", "1m", "--nodes", 2)
     job = submitted(*line, *flags(steps=100_000, round_steps=50, patience=10_000))
-    until_true(lambda: int(job_fields(job)["Restarts"]) == 1, seconds=180)
+    until(lambda: int(job_fields(job)["Restarts"]) == 1, seconds=180)
     step_before = states(out)[0].step
     assert step_before > 0
-    until_true(lambda: states(out)[0].step > step_before, seconds=180)
+    until(lambda: states(out)[0].step > step_before, seconds=180)
     shell("scancel", job)
     wait_for(out, "cancelled", seconds=15)
 
@@ -290,9 +283,9 @@ def test_more_gpus_than_a_node_has(map_store, tmp_path):
     launched = command("train", "launch", *line, "--gpus-per-node", 4, check=False)
     job = json.loads((tmp_path / "run" / "logs" / "launched.json").read_text())["jobs"]["."]["job"]
     assert (launched.returncode == 2) == (f"`scancel {job}` and launch with less" in launched.stderr)
-    until_true(lambda: re.search("PartitionConfig|BadConstraints", str(states(tmp_path / "run")[0])), seconds=150)
+    until(lambda: re.search("PartitionConfig|BadConstraints", str(states(tmp_path / "run")[0])), seconds=150)
     shell("scancel", job, check=False)
-    until_true(lambda: states(tmp_path / "run")[0].name in ("cancelled", "failed"), seconds=10)
+    until(lambda: states(tmp_path / "run")[0].name in ("cancelled", "failed"), seconds=10)
     assert submitted(*line) != job
 
 
@@ -301,7 +294,7 @@ def test_it_waits_for_nobody_and_says_what_slurm_says(map_store, tmp_path):
     began = time.monotonic()
     job = submitted(*line, "--partition", "off")
     assert time.monotonic() - began < 30
-    until_true(lambda: "run: queued, Partition" in str(states(tmp_path / "run")[0]), seconds=10)
+    until(lambda: "run: queued, Partition" in str(states(tmp_path / "run")[0]), seconds=10)
     shell("scancel", job)
     wait_for(tmp_path / "run", "cancelled", seconds=5)
     wrong = [("--partition", "nosuch", "invalid partition")]
@@ -329,7 +322,7 @@ def test_a_full_log_folder_queues_nothing(map_store, tmp_path):
 def test_a_training_job_that_lost_what_it_waited_for(map_store, tmp_path):
     failing = shell("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=false").strip()
     submitted("--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", "--after", failing, *flags())
-    until_true(lambda: "run: queued, Dependency" in str(states(tmp_path / "run")[0]), seconds=10)
+    until(lambda: "run: queued, Dependency" in str(states(tmp_path / "run")[0]), seconds=10)
     shell("scontrol", "release", failing)
     (output,) = wait_for(tmp_path / "run", "cancelled", seconds=200)
     assert "launch it again to go on" in output
@@ -358,9 +351,9 @@ def test_tensorboard_sees_curves_grow_while_the_job_runs(map_store, tmp_path):
         return [step for _, step, _ in values]
 
     try:
-        until_true(lambda: len(points()) >= 2)
+        until(lambda: len(points()) >= 2)
         before = points()
-        until_true(lambda: len(points()) > len(before))
+        until(lambda: len(points()) > len(before))
         assert job_fields(job)["JobState"] == "RUNNING"
         after = points()
         assert after[: len(before)] == before
@@ -385,7 +378,7 @@ def test_dask_workers_as_jobs_one_of_them_cancelled(runs, results, map_store, tm
     def workers() -> list[str]:
         return shell("squeue", "--noheader", "--name=dask-worker", "--states=RUNNING", "--format=%i").split()
 
-    until_true(lambda: len(workers()) == 2 and list(tmp_path.glob("*/predictions.zarr")))
+    until(lambda: len(workers()) == 2 and list(tmp_path.glob("*/predictions.zarr")))
     shell("scancel", workers()[0])
     output, _ = began.communicate(timeout=200)
     assert began.returncode == 0, output
@@ -402,7 +395,7 @@ def test_the_whole_campaign_by_one_command(suites, map_store, tmp_path):
     training, waiting = re.findall(r"(?:training|evaluation) +job (\d+) ", output)
     shell("scontrol", "hold", training)
     maps = re.search(r"maps +job (\d+) ", output)[1]
-    until_true(lambda: job_fields(maps)["JobState"] in ("RUNNING", "COMPLETED"), seconds=180)
+    until(lambda: job_fields(maps)["JobState"] in ("RUNNING", "COMPLETED"), seconds=180)
     # Nothing is queued twice, also while galaxies are mapped; a stage that has ended since has no job any more.
     again = shell(*line)
     assert set(re.findall(r"job (\d+) ", again)) <= set(re.findall(r"job (\d+) ", output))
@@ -412,7 +405,7 @@ def test_the_whole_campaign_by_one_command(suites, map_store, tmp_path):
     assert job != waiting
     assert job_fields(waiting)["JobState"] == "CANCELLED"
     shell("scontrol", "release", training)
-    until_true(lambda: job_fields(job)["JobState"] in ("RUNNING", "COMPLETED"), seconds=200)
+    until(lambda: job_fields(job)["JobState"] in ("RUNNING", "COMPLETED"), seconds=200)
     wait_state(job, "COMPLETED", seconds=200)
     assert (tmp_path / "all" / "results" / "report.html").exists()
     assert {path.name for path in (tmp_path / "all" / "runs").iterdir()} == {"gas", "stars", "both", "logs"}

@@ -35,20 +35,24 @@ def _telling_damage(file: str) -> Iterator[None]:
         raise ValueError(f"{file} is damaged ({' '.join(str(error).split())}); get it again") from error
 
 
-def _open_fits(path: Path) -> fits.HDUList:
+@contextmanager
+def _open_fits(path: Path) -> Iterator[fits.HDUList]:
     """Open a FITS file and read all of its headers. Raises ValueError where it is no FITS file, or damaged."""
-    try:
-        # Headers and data are read as they are, without pickles. Files with a short last block are common.
-        hdus = fits.open(path, ignore_missing_end=True, memmap=False)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
-    except Exception as error:  # each kind of compression raises errors of its own
-        others = f"; tables of other kinds are known by their suffix: {', '.join(FORMATS)}"
-        is_fits = path.name.lower().removesuffix(".gz").endswith((".fits", ".fit", ".fts"))
-        raise ValueError(f"{path} cannot be read as FITS ({error}){'' if is_fits else others}") from error
-    with _telling_damage(path.name):
-        hdus.readall()
-    return hdus
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)  # about non-standard headers, which astropy repairs
+        try:
+            # Headers and data are read as they are, without pickles. Files with a short last block are common.
+            hdus = fits.open(path, ignore_missing_end=True, memmap=False)
+        except FileNotFoundError as error:
+            raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
+        except Exception as error:  # each kind of compression raises errors of its own
+            others = f"; tables of other kinds are known by their suffix: {', '.join(FORMATS)}"
+            is_fits = path.name.lower().removesuffix(".gz").endswith((".fits", ".fit", ".fts"))
+            raise ValueError(f"{path} cannot be read as FITS ({error}){'' if is_fits else others}") from error
+        with _telling_damage(path.name):
+            hdus.readall()
+        with hdus:
+            yield hdus
 
 
 def _parse_map_name(name: str) -> tuple[str, Any, int | str | None]:
@@ -98,16 +102,20 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
 
 def _fits_image(file: str, extension: int | str | None, folder: Path) -> tuple[Any, fits.Header]:
     """Return what an extension of a FITS file holds, and its header. Raises ValueError where it cannot be read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)  # about non-standard headers, which astropy repairs
-        with _open_fits(folder / file) as hdus:
-            extension = _only_image(file, hdus) if extension is None else extension
-            if extension not in hdus if isinstance(extension, str) else extension >= len(hdus):
-                names = ", ".join(hdu.name or str(i) for i, hdu in enumerate(hdus))
-                raise ValueError(f"{file} has no extension {extension}; there are {names}")
-            _refuse_one_name(file, extension, [i for i, hdu in enumerate(hdus) if _is_extension(extension, i, hdu)])
-            with _telling_damage(file):
-                return hdus[extension].data, hdus[extension].header
+    with _open_fits(folder / file) as hdus:
+        extension = _only_image(file, hdus) if extension is None else extension
+        if extension not in hdus if isinstance(extension, str) else extension >= len(hdus):
+            names = ", ".join(hdu.name or str(i) for i, hdu in enumerate(hdus))
+            raise ValueError(f"{file} has no extension {extension}; there are {names}")
+        _refuse_one_name(file, extension, [i for i, hdu in enumerate(hdus) if _is_extension(extension, i, hdu)])
+        with _telling_damage(file):
+            return hdus[extension].data, hdus[extension].header
+
+
+def _tables_of(hdus: fits.HDUList, extension: int | str | None = None) -> dict[int, Any]:
+    """Return the tables of a FITS file by their numbers, or those that an extension, a number or a name, means."""
+    tables = {i: hdu for i, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)}
+    return {i: hdu for i, hdu in tables.items() if extension is None or _is_extension(extension, i, hdu)}
 
 
 def _refuse_one_name(file: str, extension: int | str, numbers: list[int]) -> None:
@@ -127,16 +135,14 @@ def names_beside(name: str, folder: Path) -> list[str]:
         return [part.rsplit("/", 1)[-1] for part in hdf5_image_names(folder / file)]
     if is_plain_table(file):
         return list(columns(name, folder))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        with _open_fits(folder / file) as hdus:
-            tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
-            names = [hdu.name for hdu in hdus if hdu.is_image] + [n for table in tables for n in table.columns.names]
-            if plane is None:
-                return names
-            cube = hdus[_only_image(file, hdus) if extension is None else extension]
-            shape = [n for n in cube.shape if n > 1]
-            return names + (plane_names(cube.header, shape[0]) if len(shape) == 3 else [])
+    with _open_fits(folder / file) as hdus:
+        names = [hdu.name for hdu in hdus if hdu.is_image]
+        names += [name for table in _tables_of(hdus).values() for name in table.columns.names]
+        if plane is None:
+            return names
+        cube = hdus[_only_image(file, hdus) if extension is None else extension]
+        shape = [n for n in cube.shape if n > 1]
+        return names + (plane_names(cube.header, shape[0]) if len(shape) == 3 else [])
 
 
 #: Cards that number the axes of a header, not the planes of a cube.
@@ -255,7 +261,11 @@ def columns(name: str, folder: Path, wanted: Collection[str] = (), needed: Colle
         tables = plain_tables(folder / file, None if extension is None else str(extension))
     else:
         tables = _fits_tables(name, folder)
-    with_units = {label: _with_units_of_names(table) for label, table in tables.items() if table}
+    with_units = {
+        label: {column: (values, unit or unit_in_name(column)) for column, (values, unit) in table.items()}
+        for label, table in tables.items()
+        if table
+    }
     if not with_units or not len(next(iter(next(iter(with_units.values())).values()))[0]):
         raise ValueError(f"{file}: columns must hold one number a row, and there must be rows{_instead(name, folder)}")
 
@@ -290,33 +300,24 @@ def _fits_tables(name: str, folder: Path) -> dict[str, Columns]:
     Raises ValueError where there is none.
     """
     file, extension, _ = _parse_map_name(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        with _open_fits(folder / file) as hdus:
-            tables = {i: h for i, h in enumerate(hdus) if isinstance(h, fits.BinTableHDU | fits.TableHDU)}
-            if extension is not None:
-                tables = {i: h for i, h in tables.items() if _is_extension(extension, i, h)}
-                _refuse_one_name(file, extension, list(tables))
-            if not tables:
-                raise ValueError(f"{name}: there is no such table in the file; give FILE or FILE[EXTENSION] of a table")
-            called = [table.name for table in tables.values()]
-            found: dict[str, Columns] = {}
-            for number, table in tables.items():
-                label = table.name if called.count(table.name) == 1 and table.name else str(number)
-                with _telling_damage(file):
-                    names = table.columns.names
-                _refuse_twofold(label, names)
-                with _telling_damage(file):
-                    parts = _tables_in(table)
-                for k, part in enumerate(parts):
-                    found[f"{label}{f' ({k + 1})' if k else ''}"] = part
-            return found
-
-
-def _refuse_twofold(label: str, names: list[str]) -> None:
-    """Raise ValueError where two columns of a table have one name."""
-    if doubled := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"table {label}: two columns are called {doubled}: give each its own name")
+    with _open_fits(folder / file) as hdus:
+        tables = _tables_of(hdus, extension)
+        if extension is not None:
+            _refuse_one_name(file, extension, list(tables))
+        if not tables:
+            raise ValueError(f"{name}: there is no such table in the file; give FILE or FILE[EXTENSION] of a table")
+        called = [table.name for table in tables.values()]
+        found: dict[str, Columns] = {}
+        for number, table in tables.items():
+            label = table.name if called.count(table.name) == 1 and table.name else str(number)
+            with _telling_damage(file):
+                names = table.columns.names
+            if doubled := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"table {label}: two columns are called {doubled}: give each its own name")
+            with _telling_damage(file):
+                parts = _tables_in(table)
+            found |= {f"{label}{f' ({k + 1})' if k else ''}": part for k, part in enumerate(parts)}
+        return found
 
 
 def _tables_in(table: fits.BinTableHDU | fits.TableHDU) -> list[Columns]:
@@ -326,7 +327,7 @@ def _tables_in(table: fits.BinTableHDU | fits.TableHDU) -> list[Columns]:
     for column in table.columns:
         values, unit = table.data[column.name], column.unit or units_of_astropy.get(column.name)
         if _is_numbers(values):
-            numbers = _null_to_nan(_flat(values), column)
+            numbers = _null_to_nan(values.ravel(), column)
             if isinstance(table, fits.TableHDU):
                 numbers = np.where(_is_unsaid(table.data, column), np.nan, numbers)
             read[column.name] = numbers, unit
@@ -365,30 +366,18 @@ def _is_numbers(values: np.ndarray) -> bool:
     return values.dtype.kind in "fiub" and (values.ndim == 1 or (values.ndim == 2 and 1 in values.shape))
 
 
-def _flat(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values).ravel() if values.ndim == 2 else values
-
-
 def text_columns(name: str, folder: Path) -> dict[str, str]:
     """Return the columns of a table that hold text, of which no map can be made: {name: the first text}."""
     file, extension, _ = _parse_map_name(name)
     if is_plain_table(file):
         return text_in(folder / file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        with _open_fits(folder / file) as hdus:
-            tables = [h for i, h in enumerate(hdus) if isinstance(h, fits.BinTableHDU | fits.TableHDU)
-                      and (extension is None or _is_extension(extension, i, h))]  # fmt: skip
-            rows = next((table.data for table in tables if table.data is not None and len(table.data)), None)
-            if rows is None:
-                return {}
-            texts = [name for name in rows.dtype.names if rows[name].dtype.kind in "SU"]
-            return {column: str(rows[column][0]) for column in texts}
-
-
-def _with_units_of_names(columns: dict[str, tuple[np.ndarray, str | None]]) -> dict[str, tuple[np.ndarray, str | None]]:
-    """Return columns with the units in their names, where they have no others."""
-    return {name: (values, unit or unit_in_name(name)) for name, (values, unit) in columns.items()}
+    with _open_fits(folder / file) as hdus:
+        tables = _tables_of(hdus, extension).values()
+        rows = next((table.data for table in tables if table.data is not None and len(table.data)), None)
+        if rows is None:
+            return {}
+        texts = [name for name in rows.dtype.names if rows[name].dtype.kind in "SU"]
+        return {column: str(rows[column][0]) for column in texts}
 
 
 #: So many times more spaxels than any other bin has no bin of a galaxy.
@@ -557,15 +546,13 @@ def beam_fwhm_arcsec(name: str, folder: Path) -> float | None:
     file, extension, _ = _parse_map_name(name)
     if is_plain_table(file):
         return None  # only FITS files have such headers
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        with _open_fits(folder / file) as hdus:
-            own_headers = [h.header for i, h in enumerate(hdus) if _is_extension(extension, i, h)]
-            headers = [*own_headers, *(h.header for h in hdus)] if extension is None else [*own_headers, hdus[0].header]
-            beam_tables = [h for h in hdus if isinstance(h, fits.BinTableHDU) and h.name == "BEAMS"]
-            beam_axes = [(header.get("BMAJ"), header.get("BMIN")) for header in headers]
-            beam_axes += [_axes_of_beam_table(table) for table in beam_tables]
-            beam_axes += [_axes_of_history(header) for header in headers]
+    with _open_fits(folder / file) as hdus:
+        own_headers = [h.header for i, h in enumerate(hdus) if _is_extension(extension, i, h)]
+        headers = [*own_headers, *(h.header for h in hdus)] if extension is None else [*own_headers, hdus[0].header]
+        beam_tables = [h for h in hdus if isinstance(h, fits.BinTableHDU) and h.name == "BEAMS"]
+        beam_axes = [(header.get("BMAJ"), header.get("BMIN")) for header in headers]
+        beam_axes += [_axes_of_beam_table(table) for table in beam_tables]
+        beam_axes += [_axes_of_history(header) for header in headers]
     for major, minor in beam_axes:
         if (major_deg := _positive_or_none(major)) is not None:
             return 3600 * float(np.sqrt(major_deg * (_positive_or_none(minor) or major_deg)))

@@ -134,13 +134,13 @@ def _astropy_spelling(word: str, all_capitals: bool) -> str:
     raise ValueError(f"unit {word!r} is not known; write it as astropy does, e.g. km/s")
 
 
-def _conversion_factor(name: str, unit: str | None, target_unit: units.UnitBase, default: float, reason: str) -> float:
-    """Return how many target units one `unit` is, `default` where no unit is written.
+def _conversion_factor(name: str, unit: str | None, target_unit: units.UnitBase, reason: str) -> float:
+    """Return how many target units one `unit` is, 1 where no unit is written.
 
     Raises ValueError with `reason` where the unit of the map `name` is unknown, a logarithm or of another quantity.
     """
     if not (unit or "").strip():
-        return default
+        return 1.0
     unit = _plain(str(unit))
     if target_unit == units.km / units.s:  # in upper or lower case, with or without blanks, dots, powers
         compact = re.sub(r"[\s.*^()]", "", str(unit).lower()).replace("sec", "s")
@@ -161,7 +161,7 @@ def kms_per_unit(name: str, unit: str | None, key: str | None = "velocity_unit")
     """
     instead = f"say {key}: km/s if that is what it is in" if key else "mend the unit in its file"
     return _conversion_factor(
-        name, unit, units.km / units.s, 1.0,
+        name, unit, units.km / units.s,
         f"which is no velocity: convert it to km/s (frequencies, wavelengths and logarithms too), or {instead}",
     )  # fmt: skip
 
@@ -175,30 +175,29 @@ def is_no_unit(unit: str | None) -> bool:
     return not written.log and written.unit == units.dimensionless_unscaled
 
 
-def kms2_per_unit(unit: str | None) -> float | None:
-    """Return how many (km/s)^2 one unit is, None for other units: second moments and errors are often variances."""
+def factor_to(target_unit: units.UnitBase, unit: str | None) -> float | None:
+    """Return how many target units one unit is, None where it is a logarithm, of another quantity, or not known."""
     try:
         written = read_unit(unit)
-        return None if written.log else float(written.unit.to((units.km / units.s) ** 2))
+        return None if written.log else float(written.unit.to(target_unit))
     except (ValueError, TypeError):
         return None
+
+
+def kms2_per_unit(unit: str | None) -> float | None:
+    """Return how many (km/s)^2 one unit is, None for other units: second moments and errors are often variances."""
+    return factor_to((units.km / units.s) ** 2, unit)
 
 
 def kms2_per_inverse_square(unit: str | None) -> float | None:
     """Return how many (km/s)^2 one over the root of a unit is, as of a variance's inverse variance; None for others."""
-    try:
-        written = read_unit(unit)
-        return None if written.log else float(written.unit.to((units.km / units.s) ** -4)) ** -0.5
-    except (ValueError, TypeError):
-        return None
+    factor = factor_to((units.km / units.s) ** -4, unit)
+    return None if factor is None else factor**-0.5
 
 
 def is_inverse_variance(unit: str | None) -> bool:
     """Whether a unit is that of an inverse variance of a velocity."""
-    try:
-        return read_unit(unit).unit.is_equivalent((units.km / units.s) ** -2)
-    except (ValueError, TypeError):
-        return False
+    return factor_to((units.km / units.s) ** -2, unit) is not None
 
 
 def inverse_variance_per_unit(name: str, unit: str | None) -> float:
@@ -207,7 +206,7 @@ def inverse_variance_per_unit(name: str, unit: str | None) -> float:
     Raises ValueError for a unit that is no inverse variance of a velocity.
     """
     return _conversion_factor(
-        name, unit, (units.km / units.s) ** -2, 1.0,
+        name, unit, (units.km / units.s) ** -2,
         "which is no inverse variance of a velocity: say velocity_error_unit: km/s if it is one in (km/s)^-2",
     )  # fmt: skip
 
@@ -233,7 +232,7 @@ def arcsec_per_unit(name: str, unit: str | None, distance_mpc: float, pixel_arcs
         return float(written.unit.to(units.pix)) * pixel_arcsec
     if written.unit.is_equivalent(units.kpc):
         return float(written.unit.to(units.kpc)) / (distance_mpc * KPC_PER_ARCSEC_MPC)
-    return _conversion_factor(name, unit, units.arcsec, 1.0, reason)
+    return _conversion_factor(name, unit, units.arcsec, reason)
 
 
 #: Quantities that are often given in place of a density, and a unit of each.

@@ -6,21 +6,12 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 
-from kinmass.eval.observed.fits_units import read_unit
+from kinmass.eval.observed.fits_units import factor_to
 from kinmass.gen.constants import LIGHT_KMS
 
 Image = tuple[np.ndarray, fits.Header]
 #: Cards that hold the line's frequency at rest [Hz].
 _REST_FREQUENCY = ("RESTFRQ", "RESTFREQ", "FREQ0")
-
-
-def _hz_per_unit(unit: str | None) -> float | None:
-    """Return how many Hz one unit is, None where it is no frequency."""
-    try:
-        written = read_unit(unit)
-        return None if written.log else float(written.unit.to(units.Hz))
-    except (ValueError, TypeError):
-        return None
 
 
 def to_velocities(
@@ -33,7 +24,7 @@ def to_velocities(
     widths have another shape.
     """
     frequency, header = images.get("velocity", (np.zeros(0), fits.Header()))
-    hz = _hz_per_unit(header.get("BUNIT"))
+    hz = factor_to(units.Hz, header.get("BUNIT"))
     if hz is None:
         return images, False
     rest_hz = next((float(header[key]) for key in _REST_FREQUENCY if header.get(key)), None)
@@ -46,7 +37,7 @@ def to_velocities(
     f_hz = np.where(values > 0, values, np.nan)
     converted: dict[str, Image] = {"velocity": (LIGHT_KMS * (rest_hz / f_hz - 1), _in_kms(header))}
     for key in ("dispersion", "velocity_error", "dispersion_error"):
-        if key in images and (width_hz := _hz_per_unit(images[key][1].get("BUNIT"))) is not None:
+        if key in images and (width_hz := factor_to(units.Hz, images[key][1].get("BUNIT"))) is not None:
             width = without_blanks(images[key][0]) * width_hz
             if width.shape != f_hz.shape:
                 raise ValueError(f"{key} is in Hz and of shape {width.shape}, the velocity of shape {f_hz.shape}")

@@ -6,7 +6,7 @@ profile = infer(train.load("runs/gas"), galaxy)
 profile.table(), profile.sentences(), profile.figure()
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -286,7 +286,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
         observed[0, :CHANNELS], config.field_of_view_re, curve.at(radius_kpc), curve, Verdict(()), cautions,
     )  # fmt: skip
     reasons = [*_outside(run, maps, observed[0]), *_too_coarse(run, galaxy, maps, float(psf_re[0]))]
-    reasons += [Reason(text, 1) for text in dict.fromkeys(t for name in maps for t in galaxy.doubts.get(name, ()))]
+    reasons += [Reason(text) for text in dict.fromkeys(t for name in maps for t in galaxy.doubts.get(name, ()))]
     return replace(profile, verdict=_verdict(profile, maps, posterior, reasons))
 
 
@@ -298,14 +298,13 @@ def _as_shown(
     likely: Collection[str],
 ) -> dict[str, SkyMap]:
     """Return maps with the densities that the networks are shown; likely: tracers whose density is in no unit."""
-    r_e_arcsec, inclination_deg = galaxy.half_light_radius_arcsec, galaxy.inclination_deg
-    shown = {
-        name: _with_likely_density(sky, r_e_arcsec, inclination_deg) if name in likely else sky
-        for name, sky in maps.items()
-    }
-    return (
-        {name: _without_unknown_density(sky, density_dex[name]) for name, sky in shown.items()} if run.told else shown
-    )
+    shown = dict(maps)
+    for name, sky in maps.items():
+        if name in likely:
+            shown[name] = _with_likely_density(sky, galaxy.half_light_radius_arcsec, galaxy.inclination_deg)
+        elif run.told and density_dex[name] == UNKNOWN:
+            shown[name] = replace(sky, density=np.ones_like(sky.density))
+    return shown
 
 
 def _cautions_of_draws(posterior: Posterior, log10_menc: np.ndarray, log10_kpc: np.ndarray) -> list[str]:
@@ -343,11 +342,12 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
     """
     k = int(np.argmin(np.abs(np.log(profile.radius_re))))
     r_e_kpc = float(profile.radius_kpc[k] / profile.radius_re[k])
+    galaxy, r_e_arcsec = profile.galaxy, profile.galaxy.half_light_radius_arcsec
+    calibrated = {name: sky for name, sky in maps.items() if name in galaxy.calibrated}
     members = posterior.member_medians(SAMPLES)[:, posterior.is_answered, k].mean(1)
     estimates = {}
     if "stars" in maps:  # weighted with their light, also where the network does not look at it
-        field_arcsec = profile.field_of_view_re * profile.galaxy.half_light_radius_arcsec
-        stars = regrid(maps["stars"], profile.observed.shape[-1], field_arcsec)
+        stars = regrid(maps["stars"], profile.observed.shape[-1], profile.field_of_view_re * r_e_arcsec)
         estimates = star_estimates(stars, r_e_kpc, profile.field_of_view_re)
     if len(profile.curve.radius_kpc):
         # Inside, a beam smears the rotation out.
@@ -363,23 +363,20 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
         *of_diffuse(float(profile.radius_kpc[k]), profile.samples[:, k]),
         *of_motions(maps),
         *of_one_number(maps),
-        *(of_light(maps["stars"], profile.galaxy.half_light_radius_arcsec) if _has_light(profile, maps) else []),
-        *(of_centre(maps["gas"], profile.galaxy.half_light_radius_arcsec) if "gas" in maps else []),
-        *(_of_inclination(profile.galaxy) if list(maps) == ["gas"] else []),
+        *(of_light(maps["stars"], r_e_arcsec) if "stars" in maps.keys() - galaxy.without_density else []),
+        *(of_centre(maps["gas"], r_e_arcsec) if "gas" in maps else []),
+        *(of_inclination(axis_ratio_of_gas(maps["gas"], galaxy.inclination_deg)) if list(maps) == ["gas"] else []),
         *of_parity(maps),
         *of_sides(maps),
-        *of_hole(maps, profile.galaxy.half_light_radius_arcsec),
+        *of_hole(maps, r_e_arcsec),
         *of_errors(maps),
-        *of_roughness(maps, profile.galaxy.instrument_sigma_kms),
-        *_of_redshifts(profile.galaxy, list(maps)),
+        *of_roughness(maps, galaxy.instrument_sigma_kms),
+        *_of_redshifts(galaxy, list(maps)),
         *of_baryons(
-            {name: sky for name, sky in maps.items() if name in profile.galaxy.calibrated},
-            profile.galaxy.distance_mpc * KPC_PER_ARCSEC_MPC,
-            float(profile.radius_arcsec[k]),
-            profile.samples[:, k],
+            calibrated, galaxy.distance_mpc * KPC_PER_ARCSEC_MPC, float(profile.radius_arcsec[k]), profile.samples[:, k]
         ),
-        *of_thin({name: sky for name, sky in maps.items() if name in profile.galaxy.calibrated}),
-        *of_resolution(maps, profile.galaxy.instrument_sigma_kms),
+        *of_thin(calibrated),
+        *of_resolution(maps, galaxy.instrument_sigma_kms),
         *of_estimates(estimates, np.log10(profile.radius_kpc), profile.samples),
         *reasons,
     ))  # fmt: skip
@@ -398,20 +395,6 @@ def _of_redshifts(galaxy: ObservedGalaxy, tracers: list[str]) -> list[Reason]:
     return [*reasons, *of_two_redshifts(galaxy.redshifts)]
 
 
-def _of_inclination(galaxy: ObservedGalaxy) -> list[Reason]:
-    """Judge whether anything tells the inclination of a disc of gas alone."""
-    assert galaxy.gas is not None
-    return of_inclination(axis_ratio_of_gas(galaxy.gas, galaxy.inclination_deg))
-
-
-def _has_light(profile: ObservedProfile, maps: dict[str, SkyMap]) -> bool:
-    return "stars" in maps and "stars" not in profile.galaxy.without_density
-
-
-def _without_unknown_density(sky: SkyMap, density_dex: float) -> SkyMap:
-    return replace(sky, density=np.ones_like(sky.density)) if density_dex == UNKNOWN else sky
-
-
 def psf_fwhm_re(instrument: Instrument, config: ModelConfig, r_e_kpc: np.ndarray) -> np.ndarray:
     """Return the FWHM (D,) [R_e] of an instrument's PSF on a network's grid, for galaxies of R_e (D,) [kpc]."""
     pixels, field_re = config.pixels * instrument.rebin, config.field_of_view_re
@@ -419,27 +402,23 @@ def psf_fwhm_re(instrument: Instrument, config: ModelConfig, r_e_kpc: np.ndarray
     return np.broadcast_to(np.asarray(fwhm_pixels, float), r_e_kpc.shape) * field_re / pixels
 
 
-def _too_coarse(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], psf_re: float) -> list[Reason]:
+def _too_coarse(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], psf_re: float) -> Iterator[Reason]:
     """Judge whether maps are blurred more than what the network knows, which has a PSF of at least psf_re [R_e]."""
     config, r_e_arcsec = run.models[0].config, galaxy.half_light_radius_arcsec
     r_e_kpc = np.array([r_e_arcsec * galaxy.distance_mpc * KPC_PER_ARCSEC_MPC])
     widest_psf_re = max(psf_re, float(psf_fwhm_re(blurriest(run.instrument), config, r_e_kpc)[0]))
     grid_re = max(widest_psf_re, config.field_of_view_re / config.pixels)
-    reasons = []
     for name, sky in maps.items():
         if sky.blur_arcsec / r_e_arcsec > 1.2 * grid_re:
-            text = (
+            yield Reason(
                 f"The beam of the {name} is {sky.blur_arcsec / r_e_arcsec:.2f} R_e wide, the network knows maps as "
                 f"sharp as {grid_re:.2f} R_e: rotation in the centre is smeared, and masses there are wrong."
             )
-            reasons.append(Reason(text, 1))
         if sky.side_arcsec / r_e_arcsec > FINE * config.field_of_view_re / config.pixels:
-            text = (
+            yield Reason(
                 f"The pixels of the {name} are {sky.side_arcsec / r_e_arcsec:.2f} R_e wide, coarser than anything the "
                 "network has seen."
             )
-            reasons.append(Reason(text, 1))
-    return reasons
 
 
 def _cautions(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], observed: np.ndarray) -> list[str]:
@@ -475,26 +454,20 @@ def _reach_re(mask: np.ndarray, field_of_view_re: float) -> float:
     return float(np.quantile(radius, 0.9)) if len(radius) else 0.0
 
 
-def _outside(run: Inference, maps: dict[str, SkyMap], observed: np.ndarray) -> list[Reason]:
+def _outside(run: Inference, maps: dict[str, SkyMap], observed: np.ndarray) -> Iterator[Reason]:
     """Judge what lies outside of the ranges that a network, which is told of them, has seen."""
-    if not run.told:
-        return []
-    reasons = []
-    for name in maps:
+    for name in maps if run.told else ():
         t, trained = ("stars", "gas").index(name), getattr(run.instrument, name)
         mask = observed[4 * t + 3] > 0
         error = observed[CHANNELS + len(TOLD) * t][mask]
         largest = ends(trained.velocity_error_kms)[1] * 10.0 ** ends(trained.error_slope)[1]
         if (error >= 0).all() and float(np.median(error)) > largest:
-            text = (
+            yield Reason(
                 f"Velocities of the {name} are known to {float(np.median(error)):.0f} km/s, the network has seen "
                 f"errors of up to about {largest:.0f} km/s."
             )
-            reasons.append(Reason(text, 1))
         if mask.sum() < FEWEST_PIXELS:
-            text = (
+            yield Reason(
                 f"The network sees the {name} in {int(mask.sum())} pixels, and was trained on views with at least "
                 f"{FEWEST_PIXELS}."
             )
-            reasons.append(Reason(text, 1))
-    return reasons

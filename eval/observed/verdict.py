@@ -4,8 +4,10 @@ A network that has seen nothing like a galaxy answers all the same, and narrowly
 in the maps themselves, in simpler estimates, in the other tracer, or in the other networks of an ensemble.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec
 
 import numpy as np
 from astropy.cosmology import Planck18
@@ -28,6 +30,7 @@ from kinmass.eval.observed.symmetry import evenness, share_opposite, symmetry
 from kinmass.gen.constants import LIGHT_KMS
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 
+Judged = ParamSpec("Judged")
 # K radii, S samples
 DEGREES = ("good", "doubtful", "not to be trusted")
 #: Shares of held-out galaxies nearer to those trained on, above which maps are unlike these, and unlike anything.
@@ -107,7 +110,7 @@ class Reason:
     """Something that speaks against a result: a sentence, and how heavily it weighs (1, or 2 by itself decisive)."""
 
     text: str
-    weight: int
+    weight: int = 1
 
 
 @dataclass(frozen=True)
@@ -129,47 +132,55 @@ class Verdict:
         return [f"Verdict: {DEGREES[self.degree]}.", *(reason.text for reason in ordered)]
 
 
-def of_strangeness(score: float) -> list[Reason]:
+def _listed(judge: Callable[Judged, Iterator[Reason]]) -> Callable[Judged, list[Reason]]:
+    """Have a function that yields reasons return them as a list."""
+
+    @wraps(judge)
+    def listed(*args: Judged.args, **kwargs: Judged.kwargs) -> list[Reason]:
+        """Return what the function yields."""
+        return list(judge(*args, **kwargs))
+
+    return listed
+
+
+@_listed
+def of_strangeness(score: float) -> Iterator[Reason]:
     """Judge how unlike the training galaxies the maps are; score as of `Posterior.ood_score`.
 
     Strange is not wrong: many a real galaxy is both strange and right, so that this alone decides nothing.
     """
     if np.isnan(score) or score <= UNLIKE:
-        return []
+        return
     words = "unlike anything the network was trained on" if score > UNLIKE_ANYTHING else "unlike most training galaxies"
     share = "fewer than 0.1" if score > 0.999 else f"only {100 * (1 - score):.1f}"
-    return [
-        Reason(f"The maps are {words}: {share} % of galaxies kept from training are as far from those trained on.", 1)
-    ]
+    yield Reason(f"The maps are {words}: {share} % of galaxies kept from training are as far from those trained on.")
 
 
-def of_width(low68: float, high68: float) -> list[Reason]:
+@_listed
+def of_width(low68: float, high68: float) -> Iterator[Reason]:
     """Judge the width of the interval of log10 M near R_e."""
     half = 0.5 * (high68 - low68)
-    if half <= WIDE_DEX:
-        return []
-    return [Reason(f"The mass near R_e is hardly constrained: its 68 % interval is {2 * half:.2f} dex wide.", 1)]
+    if not half <= WIDE_DEX:
+        yield Reason(f"The mass near R_e is hardly constrained: its 68 % interval is {2 * half:.2f} dex wide.")
 
 
-def of_members(scatter_dex: float) -> list[Reason]:
+@_listed
+def of_members(scatter_dex: float) -> Iterator[Reason]:
     """Judge the standard deviation of the medians of an ensemble's networks near R_e [dex]."""
-    if not scatter_dex > SCATTER_DEX:
-        return []
-    return [
-        Reason(
+    if scatter_dex > SCATTER_DEX:
+        yield Reason(
             f"Networks of the ensemble, which know the same, differ by {scatter_dex:.2f} dex near R_e.",
             2 if scatter_dex > WIDE_SCATTER_DEX else 1,
         )
-    ]
 
 
-def of_speeds(maps: dict[str, SkyMap], radius_arcsec: np.ndarray, v_circ_kms: np.ndarray) -> list[Reason]:
+@_listed
+def of_speeds(maps: dict[str, SkyMap], radius_arcsec: np.ndarray, v_circ_kms: np.ndarray) -> Iterator[Reason]:
     """Judge circular velocities (S, K) at radii (K,) [arcsec] against the line-of-sight velocities in the maps.
 
     Nothing that is bound on a circle moves faster than V_c. Of each tracer the 90th percentile of |V - V_sys| around a
     radius is taken, so that noise of single pixels does not count.
     """
-    reasons = []
     for name, sky in maps.items():
         speed = np.abs(sky.velocity_kms - sky.systemic_kms())
         distance = np.hypot(sky.x_arcsec, sky.y_arcsec)
@@ -184,43 +195,39 @@ def of_speeds(maps: dict[str, SkyMap], radius_arcsec: np.ndarray, v_circ_kms: np
                 worst = (seen, float(median), float(radius), 2 if seen > high * 1.1 else 1)
         if worst is not None:
             seen, median, radius, weight = worst
-            reasons.append(
-                Reason(
-                    f"The {name} move{'s' if name == 'gas' else ''} at {seen:.0f} km/s along the line of sight "
-                    f"{radius:.3g} arcsec from the centre, faster than the inferred circular velocity of {median:.0f} "
-                    "km/s there: the mass is too low.",
-                    weight,
-                )
+            yield Reason(
+                f"The {name} move{'s' if name == 'gas' else ''} at {seen:.0f} km/s along the line of sight "
+                f"{radius:.3g} arcsec from the centre, faster than the inferred circular velocity of {median:.0f} "
+                "km/s there: the mass is too low.",
+                weight,
             )
-    return reasons
 
 
-def of_motions(maps: dict[str, SkyMap]) -> list[Reason]:
+@_listed
+def of_motions(maps: dict[str, SkyMap]) -> Iterator[Reason]:
     """Judge whether the stars move as stars do, and the gas as gas does."""
-    reasons = []
     for name, sky in maps.items():
         v_rms, sigma_rms = rms_speeds(sky)
         if name == "stars" and sigma_rms > 0 and v_rms > STARS_V_SIGMA * sigma_rms:
             text = f"V / sigma of the stars is {v_rms / sigma_rms:.1f}, as of cold gas"
             weight = 2 if v_rms > STARS_V_SIGMA_WRONG * sigma_rms else 1
-            reasons.append(Reason(f"{text}: is this a map of gas, or the dispersion not in km/s?", weight))
+            yield Reason(f"{text}: is this a map of gas, or the dispersion not in km/s?", weight)
         if name == "stars" and sigma_rms > STARS_SIGMA_KMS:
             text = f"The stars have a dispersion of {sigma_rms:.0f} km/s, more than those of nearly all galaxies"
-            reasons.append(Reason(f"{text}: is it a full width at half maximum?", 1))
+            yield Reason(f"{text}: is it a full width at half maximum?")
         if name == "gas" and sigma_rms > max(GAS_SIGMA_KMS, 2 * v_rms):
             text = f"The gas has a dispersion of {sigma_rms:.0f} km/s and hardly rotates"
-            reasons.append(Reason(f"{text}: is this a map of stars, or a variance?", 1))
+            yield Reason(f"{text}: is this a map of stars, or a variance?")
         if name == "gas" and sky.dispersion_kms is not None:
             low, middle, high = np.quantile(sky.dispersion_kms, [0.16, 0.5, 0.84])
             if middle > SAME_SIGMA_KMS and high < SAME_SIGMA * low:
                 text = f"The gas has a dispersion of about {middle:.0f} km/s everywhere"
-                reasons.append(Reason(f"{text}: is that the instrument's? If so say instrument_sigma_kms.", 1))
-    return reasons
+                yield Reason(f"{text}: is that the instrument's? If so say instrument_sigma_kms.")
 
 
-def of_one_number(maps: dict[str, SkyMap]) -> list[Reason]:
+@_listed
+def of_one_number(maps: dict[str, SkyMap]) -> Iterator[Reason]:
     """Judge whether V or a dispersion is one number in many pixels of several bins, as at the limit of a fit."""
-    reasons = []
     for name, sky in maps.items():
         if sky.dispersion_kms is None:
             continue
@@ -235,64 +242,64 @@ def of_one_number(maps: dict[str, SkyMap]) -> list[Reason]:
             there = other_value[value == number]
             is_alone = counts.max() > TIMES_ANOTHER * max(np.sort(counts)[:-1], default=0)
             if is_alone and ONE_NUMBER[0] < share < ONE_NUMBER[1] and len(np.unique(there)) > 0.5 * len(there):
-                text = (
+                yield Reason(
                     f"The {what} of the {name} is {number:.4g} km/s exactly in {100 * share:.0f} % of its pixels, of "
                     f"which {other} differs: is that where a fit began or the limit of it, or does it say that nothing "
                     "was measured (blank)?"
                 )
-                reasons.append(Reason(text, 1))
-    return reasons
 
 
-def of_velocities(radius_re: np.ndarray, v_circ_kms: np.ndarray) -> list[Reason]:
+@_listed
+def of_velocities(radius_re: np.ndarray, v_circ_kms: np.ndarray) -> Iterator[Reason]:
     """Judge circular velocities (S, K) at radii (K,) [R_e]."""
     median = np.median(v_circ_kms, axis=0)
     k = int(np.argmax(median))
     if median[k] <= FAST_KMS:
-        return []
+        return
     who = "no galaxy has" if median[k] > TOO_FAST_KMS else "hardly any galaxy has"
-    text = f"The circular velocity at {radius_re[k]:.2g} R_e is {median[k]:.0f} km/s, which {who}: are all pixels good?"
-    return [Reason(text, 2 if median[k] > TOO_FAST_KMS else 1)]
+    yield Reason(
+        f"The circular velocity at {radius_re[k]:.2g} R_e is {median[k]:.0f} km/s, which {who}: are all pixels good?",
+        2 if median[k] > TOO_FAST_KMS else 1,
+    )
 
 
-def of_diffuse(radius_kpc: float, log10_menc: np.ndarray) -> list[Reason]:
+@_listed
+def of_diffuse(radius_kpc: float, log10_menc: np.ndarray) -> Iterator[Reason]:
     """Judge samples (S,) of log10 M [Msun] inside a radius near R_e against the most diffuse galaxies known."""
     median, high = np.quantile(log10_menc, [0.5, 0.975])
     density = 10**median / (np.pi * radius_kpc**2)
     if density >= DIFFUSE_MSUN_KPC2:
-        return []
-    text = (
+        return
+    yield Reason(
         f"All mass within {radius_kpc:.3g} kpc, log10 M = {median:.2f} (at most {high:.2f}, at 95 %), is {density:.1g} "
         "Msun/kpc^2, less than in any galaxy that was mapped: are V and the dispersion in km/s, not in Angstrom or "
         "pixels?"
     )
-    return [Reason(text, 1)]
 
 
-def of_light(sky: SkyMap, r_e_arcsec: float) -> list[Reason]:
+@_listed
+def of_light(sky: SkyMap, r_e_arcsec: float) -> Iterator[Reason]:
     """Judge whether the light of a map of stars has its middle and its size where the galaxy's description has them."""
-    reasons = []
     radius = np.hypot(sky.x_arcsec, sky.y_arcsec)
     brightest = sky.density >= np.quantile(sky.density, 1 - min(1.0, max(0.02, 5 / len(radius))))
     x, y = (float(np.average(v[brightest], weights=sky.density[brightest])) for v in (sky.x_arcsec, sky.y_arcsec))
     off_arcsec = float(np.hypot(x, y))
     if off_arcsec > max(OFF_CENTRE_RE * r_e_arcsec, sky.blur_arcsec, 2 * sky.side_arcsec):
         text = f"The stars are brightest {off_arcsec:.3g} arcsec ({off_arcsec / r_e_arcsec:.1f} R_e) from the centre"
-        reasons.append(Reason(f"{text}: is the centre right?", 1))
+        yield Reason(f"{text}: is the centre right?")
     order = np.argsort(radius)
     light = np.cumsum(sky.density[order])
     half_arcsec = float(radius[order][np.searchsorted(light, 0.5 * light[-1])])
     is_large = half_arcsec > max(HALF_LIGHT_RE * r_e_arcsec, sky.blur_arcsec)
     if is_large or half_arcsec < HALF_LIGHT_SHARE * r_e_arcsec:
-        text = (
+        yield Reason(
             f"Half of the light in the map lies within {half_arcsec:.3g} arcsec, and R_e is said to be "
             f"{r_e_arcsec:.3g} arcsec: is it in arcsec, and are the places of the pixels?"
         )
-        reasons.append(Reason(text, 1))
-    return reasons
 
 
-def of_centre(gas: SkyMap, r_e_arcsec: float) -> list[Reason]:
+@_listed
+def of_centre(gas: SkyMap, r_e_arcsec: float) -> Iterator[Reason]:
     """Judge whether the gas turns about the centre."""
     found = symmetry(gas)
     if (
@@ -301,59 +308,56 @@ def of_centre(gas: SkyMap, r_e_arcsec: float) -> list[Reason]:
         or found.asymmetry > ASYMMETRY_SHARE * found.asymmetry_given
         or found.off_arcsec < max(SYMMETRIC_RE * r_e_arcsec, gas.blur_arcsec)
     ):
-        return []
-    text = (
+        return
+    yield Reason(
         f"The gas turns about a point {found.off_arcsec:.3g} arcsec ({found.off_arcsec / r_e_arcsec:.1f} R_e) from the "
         f"centre: about the centre, V of opposite pixels differs by {100 * found.asymmetry_given:.0f} % of its swing, "
         f"about that point by {100 * found.asymmetry:.0f} %. Is the centre right?"
     )
-    return [Reason(text, 1)]
 
 
-def of_inclination(axis_ratio: float) -> list[Reason]:
+@_listed
+def of_inclination(axis_ratio: float) -> Iterator[Reason]:
     """Judge whether the axis ratio of a gas disc, NaN where it is not known, tells how inclined it is.
 
     Line-of-sight velocities are V sin i, and nothing else in a map of rotating gas tells sin i.
     """
     if axis_ratio <= ROUND:
-        return []
+        return
     how = "is nearly round on the sky" if axis_ratio > ROUND else "has no density, or none inside the edge of its map"
-    text = (
+    yield Reason(
         f"The gas {how}: how inclined its disc is does not follow from that, and its mass goes with 1 / sin^2 of it. "
         "Stars tell more; inclination_deg gives a rotation curve to hold it against."
     )
-    return [Reason(text, 1)]
 
 
-def of_parity(maps: dict[str, SkyMap]) -> list[Reason]:
+@_listed
+def of_parity(maps: dict[str, SkyMap]) -> Iterator[Reason]:
     """Judge whether V is opposite on opposite sides of the centre, as velocities are."""
-    reasons = []
     for name, sky in maps.items():
         even = evenness(sky)
         if even is not None and even > EVEN:
-            text = (
-                f"V of the {name} is {even:.1f} times more the same on opposite sides of the centre than it is opposite"
+            yield Reason(
+                f"V of the {name} is {even:.1f} times more the same on opposite sides of the centre than it is "
+                "opposite: is this a map of velocities?",
+                2,
             )
-            reasons.append(Reason(f"{text}: is this a map of velocities?", 2))
-    return reasons
 
 
-def of_sides(maps: dict[str, SkyMap]) -> list[Reason]:
+@_listed
+def of_sides(maps: dict[str, SkyMap]) -> Iterator[Reason]:
     """Judge whether both sides of the galaxy are seen: the networks take the mean V for that of the whole."""
-    return [
-        Reason(
-            f"The {name} {'is' if name == 'gas' else 'are'} seen on one side of the centre alone: how fast the galaxy "
-            "as a whole moves does not follow from that. Is the centre right?",
-            1,
-        )
-        for name, sky in maps.items()
-        if share_opposite(sky) < ONE_SIDE
-    ]
+    for name, sky in maps.items():
+        if share_opposite(sky) < ONE_SIDE:
+            yield Reason(
+                f"The {name} {'is' if name == 'gas' else 'are'} seen on one side of the centre alone: how fast the "
+                "galaxy as a whole moves does not follow from that. Is the centre right?"
+            )
 
 
-def of_hole(maps: dict[str, SkyMap], r_e_arcsec: float) -> list[Reason]:
+@_listed
+def of_hole(maps: dict[str, SkyMap], r_e_arcsec: float) -> Iterator[Reason]:
     """Judge whether a map goes around the centre and shows nothing there."""
-    reasons = []
     for name, sky in maps.items():
         radius = np.hypot(sky.x_arcsec, sky.y_arcsec)
         hole_arcsec = max(HOLE_RE * r_e_arcsec, sky.blur_arcsec, 2 * sky.side_arcsec)
@@ -362,18 +366,16 @@ def of_hole(maps: dict[str, SkyMap], r_e_arcsec: float) -> list[Reason]:
         expected = n_beyond * hole_arcsec**2 / max(sky.reach_arcsec() ** 2 - hole_arcsec**2, 1e-9)
         eighths = np.unique(np.floor(np.arctan2(sky.y_arcsec, sky.x_arcsec) / (0.25 * np.pi)))
         if sky.reach_arcsec() > hole_arcsec and n - n_beyond < HOLE_SHARE * expected and len(eighths) >= AROUND:
-            text = (
+            yield Reason(
                 f"The {name} {'is' if name == 'gas' else 'are'} not seen within {hole_arcsec:.3g} arcsec "
                 f"({hole_arcsec / r_e_arcsec:.1f} R_e) of the centre, though around it: was that cut out, as by a mask "
                 "that is the wrong way round (mask_is)?"
             )
-            reasons.append(Reason(text, 1))
-    return reasons
 
 
-def of_roughness(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> list[Reason]:
+@_listed
+def of_roughness(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> Iterator[Reason]:
     """Judge whether a dispersion has the errors of a sigma, where it matters to the mass."""
-    reasons = []
     for name, sky in maps.items():
         ratio = roughness_ratio(sky)
         v_rms, sigma_rms = rms_speeds(sky)
@@ -382,55 +384,53 @@ def of_roughness(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]
         # Without the instrument's width, what is left has the errors of the squares.
         measured_kms = float(np.hypot(sigma_rms, instrument_sigma_kms.get(name, 0.0)))
         if ratio > ROUGH * measured_kms / sigma_rms:
-            text = (
+            yield Reason(
                 f"The dispersion of the {name} varies from pixel to pixel {ratio:.1f} times as much as V, as full "
                 "widths do (2.35 times), or what is hardly resolved: if it is one, say dispersion_is: fwhm."
             )
-            reasons.append(Reason(text, 1))
-    return reasons
 
 
-def of_distance(redshift: float | None, distance_mpc: float) -> list[Reason]:
+@_listed
+def of_distance(redshift: float | None, distance_mpc: float) -> Iterator[Reason]:
     """Judge an angular diameter distance against the redshift of the maps, None where they are about a mean."""
     if redshift is None or LIGHT_KMS * redshift < HUBBLE_FLOW_KMS:
-        return []
+        return
     ends = redshift + np.array([-1.0, 1.0]) * OWN_MOTION_KMS / LIGHT_KMS
     nearest, farthest = sorted(Planck18.angular_diameter_distance(ends).to_value("Mpc"))
     if nearest / DISTANCE_FACTOR < distance_mpc < farthest * DISTANCE_FACTOR:
-        return []
-    text = (
+        return
+    yield Reason(
         f"Velocities of {LIGHT_KMS * redshift:.0f} km/s are those of galaxies {nearest:.0f} to {farthest:.0f} Mpc "
         f"away, and the distance is said to be {distance_mpc:.4g} Mpc, to which the mass is proportional: is it right?"
     )
-    return [Reason(text, 1)]
 
 
-def of_redshift(told: dict[str, tuple[float, float]], redshift: float) -> list[Reason]:
+@_listed
+def of_redshift(told: dict[str, tuple[float, float]], redshift: float) -> Iterator[Reason]:
     """Judge a galaxy's redshift against those that V of its tracers tells {tracer: (lowest, highest)}."""
     if not told:
-        return []
+        return
     tracer = max(told, key=lambda name: contradiction_kms(told[name], redshift))
     if contradiction_kms(told[tracer], redshift) <= FRAMES_KMS:
-        return []
-    text = (
+        return
+    yield Reason(
         f"V of the {tracer} is that of a redshift of {in_words(told[tracer])}, and redshift is {redshift:g}, "
         f"{gap_kms(told[tracer], (redshift, redshift)):.0f} km/s from it: are redshift and convention right? Where "
         "redshift is that of a cluster, give distance_mpc instead."
     )
-    return [Reason(text, 1)]
 
 
-def of_two_redshifts(told: dict[str, tuple[float, float]]) -> list[Reason]:
+@_listed
+def of_two_redshifts(told: dict[str, tuple[float, float]]) -> Iterator[Reason]:
     """Judge whether V of stars and gas {tracer: (lowest, highest) redshift} is that of one galaxy."""
     if len(told) < 2 or gap_kms(*told.values()) <= TRACERS_KMS:
-        return []
-    text = f"{apart_in_words(told)}: are both maps of one galaxy, and is each convention right?"
-    return [Reason(text, 1)]
+        return
+    yield Reason(f"{apart_in_words(told)}: are both maps of one galaxy, and is each convention right?")
 
 
-def of_errors(maps: dict[str, SkyMap]) -> list[Reason]:
+@_listed
+def of_errors(maps: dict[str, SkyMap]) -> Iterator[Reason]:
     """Judge whether errors are errors, and of a sigma, by how they go with brightness and with each other."""
-    reasons = []
     for name, sky in maps.items():
         error = sky.velocity_error_kms
         if error is None:
@@ -439,26 +439,24 @@ def of_errors(maps: dict[str, SkyMap]) -> list[Reason]:
         if high > RANGE_OF_ERRORS * low and np.ptp(sky.density) > 0:
             rank = float(spearmanr(error, sky.density).statistic)
             if rank > BRIGHT_ERRORS:
-                text = (
+                yield Reason(
                     f"Errors of V of the {name} are largest where it is brightest (rank correlation {rank:.2f}), as "
                     "inverse variances are: are they errors?"
                 )
-                reasons.append(Reason(text, 1))
         if sky.dispersion_error_kms is None:
             continue
         low, ratio, high = np.quantile(sky.dispersion_error_kms / error, [0.16, 0.5, 0.84])
         if abs(ratio / FWHM_PER_SIGMA - 1) < FWHM_TOLERANCE and high < RATIO_SPREAD * low:
-            text = (
+            yield Reason(
                 f"Errors of the dispersion of the {name} are {ratio:.2f} times those of V everywhere, as errors of a "
                 "full width at half maximum are: if it is one, say dispersion_is: fwhm."
             )
-            reasons.append(Reason(text, 1))
-    return reasons
 
 
+@_listed
 def of_baryons(
     maps: dict[str, SkyMap], kpc_per_arcsec: float, radius_arcsec: float, log10_menc: np.ndarray
-) -> list[Reason]:
+) -> Iterator[Reason]:
     """Judge samples (S,) of log10 M inside radius_arcsec against the stars and gas in maps in Msun/kpc^2 there."""
     seen_msun = 0.0
     for sky in maps.values():
@@ -466,32 +464,29 @@ def of_baryons(
         seen_msun += float(sky.density[is_inside].sum()) * (sky.side_arcsec * kpc_per_arcsec) ** 2
     median, high = np.quantile(log10_menc, [0.5, 0.975])
     if seen_msun <= 0 or np.log10(seen_msun) < high + BARYONS_DEX:
-        return []
+        return
     names, have = " and ".join(maps).capitalize(), "has" if set(maps) == {"gas"} else "have"
-    text = (
+    yield Reason(
         f"{names} in the map {have} log10 M = {np.log10(seen_msun):.2f} within {radius_arcsec:.3g} arcsec, where all "
         f"mass together is {median:.2f} (at most {high:.2f}, at 95 %): are distance and density_unit right?"
     )
-    return [Reason(text, 1)]
 
 
-def of_thin(maps: dict[str, SkyMap]) -> list[Reason]:
+@_listed
+def of_thin(maps: dict[str, SkyMap]) -> Iterator[Reason]:
     """Judge surface densities [Msun/kpc^2] against the least that is ever seen of a tracer."""
-    reasons = []
     for name, sky in maps.items():
         mean = float(np.mean(sky.density))
         if mean < THIN_MSUN_KPC2[name]:
-            text = (
+            yield Reason(
                 f"The {name} in the map {'has' if name == 'gas' else 'have'} a mean density of {mean:.2g} Msun/kpc^2, "
                 f"less than is ever seen ({THIN_MSUN_KPC2[name]:.0e}): is density_unit, or density_msun_kpc2, right?"
             )
-            reasons.append(Reason(text, 1))
-    return reasons
 
 
-def of_resolution(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> list[Reason]:
+@_listed
+def of_resolution(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> Iterator[Reason]:
     """Judge dispersions against the widths of the instruments {tracer: sigma} that they were measured through."""
-    reasons = []
     for name, sky in maps.items():
         width = instrument_sigma_kms.get(name, 0.0)
         if sky.dispersion_kms is None or not width:
@@ -501,26 +496,23 @@ def of_resolution(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float
         share = float(np.average(sky.dispersion_kms < RESOLVED_SHARE * width, weights=sky.density))
         if share > 0.3:
             typical = float(np.median(sky.dispersion_kms))
-            reasons.append(
-                Reason(
-                    f"{100 * share:.0f} % of the light of the {name} has a dispersion below {RESOLVED_SHARE:g} of the "
-                    f"instrument's {width:.0f} km/s (the median is {typical:.0f} km/s): it is not resolved, and a mass "
-                    "that follows from it is too low or too high.",
-                    2 if name == "stars" and share > 0.6 else 1,
-                )
+            yield Reason(
+                f"{100 * share:.0f} % of the light of the {name} has a dispersion below {RESOLVED_SHARE:g} of the "
+                f"instrument's {width:.0f} km/s (the median is {typical:.0f} km/s): it is not resolved, and a mass "
+                "that follows from it is too low or too high.",
+                2 if name == "stars" and share > 0.6 else 1,
             )
-    return reasons
 
 
+@_listed
 def of_estimates(
     estimates: dict[str, tuple[np.ndarray, np.ndarray]], log10_radius: np.ndarray, log10_menc: np.ndarray
-) -> list[Reason]:
+) -> Iterator[Reason]:
     """Judge profiles log10_menc (S, K) at log10_radius (K,) against simpler estimates {name: (log10 r, log10 M)}.
 
     An estimate counts at those of its radii that lie between the profile's. Its masses (M,) may be three (3, M): the
     lowest, the middle and the highest that it allows, of which the one nearest to the profile counts.
     """
-    reasons = []
     for name, (radius, masses) in estimates.items():
         mass = masses
         if masses.ndim == 2:
@@ -535,14 +527,11 @@ def of_estimates(
         outside = np.where((mass[usable] < low) | (mass[usable] > high), np.abs(off), 0.0)
         k = int(np.argmax(outside))
         if outside[k] > FAR_DEX:
-            reasons.append(
-                Reason(
-                    f"{name} gives log10 M = {mass[usable][k]:.2f} inside {10 ** radius[usable][k]:.3g} kpc, where "
-                    f"this profile has {median[k]:.2f} ({low[k]:.2f} to {high[k]:.2f} at 95 %).",
-                    2 if outside[k] > VERY_FAR_DEX else 1,
-                )
+            yield Reason(
+                f"{name} gives log10 M = {mass[usable][k]:.2f} inside {10 ** radius[usable][k]:.3g} kpc, where "
+                f"this profile has {median[k]:.2f} ({low[k]:.2f} to {high[k]:.2f} at 95 %).",
+                2 if outside[k] > VERY_FAR_DEX else 1,
             )
-    return reasons
 
 
 def star_estimates(
@@ -560,9 +549,9 @@ def star_estimates(
     return {"The estimator of Wolf et al. 2010": (np.log10(radii_re * r_e_kpc), wolf2010(views)[0])}
 
 
-def of_tracers(profiles: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> list[Reason]:
+@_listed
+def of_tracers(profiles: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Iterator[Reason]:
     """Judge profiles of one galaxy from gas and from stars: (tracer, log10 r (K,), samples (S, K) of log10 M)."""
-    reasons = []
     for i, (tracer, radius, samples) in enumerate(profiles):
         for other, other_radius, other_samples in profiles[:i]:
             if {tracer, other} != {"gas", "stars"}:
@@ -574,12 +563,9 @@ def of_tracers(profiles: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> list[R
             significance = np.abs(off) / np.hypot(*widths)
             k = int(np.argmax(significance))
             if significance[k] > 2.5 and abs(off[k]) > 0.15:
-                reasons.append(
-                    Reason(
-                        f"The {tracer} give{'s' if tracer == 'gas' else ''} {abs(off[k]):.2f} dex "
-                        f"{'more' if off[k] > 0 else 'less'} mass than the {other} inside {10 ** radius[k]:.3g} kpc, "
-                        f"{significance[k]:.1f} times what their intervals allow: one of them is wrong.",
-                        2 if significance[k] > 4 and abs(off[k]) > 0.3 else 1,
-                    )
+                yield Reason(
+                    f"The {tracer} give{'s' if tracer == 'gas' else ''} {abs(off[k]):.2f} dex "
+                    f"{'more' if off[k] > 0 else 'less'} mass than the {other} inside {10 ** radius[k]:.3g} kpc, "
+                    f"{significance[k]:.1f} times what their intervals allow: one of them is wrong.",
+                    2 if significance[k] > 4 and abs(off[k]) > 0.3 else 1,
                 )
-    return reasons

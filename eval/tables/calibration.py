@@ -1,27 +1,16 @@
-"""Test whether posteriors have the right width: coverage, simulation-based calibration, a test of the joint posterior.
+"""Test whether posteriors have the right width: coverage, and TARP of the joint posterior, uniform in 0 to 1.
 
-All functions need test views whose true profile is known. Ranks and TARP of calibrated posteriors are uniform in 0 to
-1.
+All functions need test views whose true profile is known.
 """
 
 import numpy as np
 from scipy.special import ndtr
-from scipy.stats import kstest
 
 from kinmass.gen.compiled import compiled
 from kinmass.gen.physics.projection import FAST_MATH
 from kinmass.train.run.intervals import held
 
 # N views, K radii, S samples
-
-
-def ranks(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the share (N, K) of the samples (S, N, K) that lie below the truth (N, K).
-
-    This is the rank statistic of simulation-based calibration (Talts et al. 2018, arXiv:1804.06788), also known as
-    PIT. It is uniform in 0 to 1 for calibrated marginals, and piles up at both ends when they are too narrow.
-    """
-    return np.asarray((samples < truth).mean(0))
 
 
 def coverage(samples: np.ndarray, truth: np.ndarray, level: float) -> np.ndarray:
@@ -33,8 +22,10 @@ def coverage(samples: np.ndarray, truth: np.ndarray, level: float) -> np.ndarray
     return np.asarray(held((samples < truth).sum(0), len(samples), level).mean(0))
 
 
-def tarp(samples: np.ndarray, truth: np.ndarray, normal: np.ndarray | None = None) -> np.ndarray:
-    """Return the rank (N,), in 0 to 1, of the truth (N, K) among samples (S, N, K) by distance from a random point.
+def tarp(errors: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Return the rank (N,), in 0 to 1, of the truth among samples by distance from a random point.
+
+    errors (N, K, S): the samples, in the order in which they were drawn, minus the truth.
 
     Tests of accuracy with random points (TARP, Lemos et al. 2023, arXiv:2302.03026): the share of samples that lie
     closer than the truth is uniform in 0 to 1 if and only if the joint posterior is calibrated, provided that the
@@ -43,18 +34,8 @@ def tarp(samples: np.ndarray, truth: np.ndarray, normal: np.ndarray | None = Non
     points are drawn around each view's posterior, and distances are in units of its covariance; without that unit,
     the K masses, which are nearly equal, would count as one number. Mean and covariance come from the first half of
     the samples and the second half is counted, so both truth and counted samples are independent of the points.
-    normal (N, K + 1): standard normal numbers, of which the last spreads the rank and the others make the points; drawn
-    with a fixed seed if None. NaN where the samples have no spread.
-    """
-    if normal is None:
-        normal = np.random.default_rng(0).standard_normal((len(truth), truth.shape[1] + 1))
-    return tarp_of_errors(np.moveaxis(samples, 0, -1) - truth[..., None], normal)
-
-
-def tarp_of_errors(errors: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Return `tarp` (N,) from samples minus truth (N, K, S), in the order in which they were drawn.
-
-    normal: as in `tarp`.
+    normal (N, K + 1): standard normal numbers, of which the last spreads the rank and the others make the points. NaN
+    where the samples have no spread.
     """
     counted = errors.shape[-1] - errors.shape[-1] // 2
     return np.asarray((_closer_than_truth(errors, normal[:, :-1]) + ndtr(normal[:, -1])) / (counted + 1))
@@ -105,8 +86,3 @@ def _closer_than_truth(errors, points):  # type: ignore[no-untyped-def]
                 distance2[sample] += (solved[i, sample] - points[view, i]) ** 2
         closer[view] = (distance2 < truth_distance2).sum() if np.isfinite(truth_distance2) else np.nan
     return closer
-
-
-def uniformity(values: np.ndarray) -> float:
-    """Return the Kolmogorov-Smirnov p-value for independent values (N,) being uniform in 0 to 1."""
-    return float(kstest(values, "uniform").pvalue)

@@ -38,7 +38,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri, pdtr
 
-from kinmass.eval.tables.calibration import tarp_of_errors
+from kinmass.eval.tables.calibration import tarp as tarp_of
 from kinmass.gen.compiled import compiled
 from kinmass.gen.physics.projection import FAST_MATH
 from kinmass.train.run.intervals import LEVELS, SHARES, held, quantile_of_sorted
@@ -86,17 +86,9 @@ class Estimates:
 
     def __getitem__(self, chosen: np.ndarray) -> "Estimates":
         """Return the views chosen by a mask or by indices."""
-        return Estimates(
-            self.galaxy[chosen],
-            self.view[chosen],
-            self.lineage[chosen],
-            self.truth[chosen],
-            self.median[chosen],
-            None if self.samples is None else self.samples[:, chosen],
-            None if self.log_prob_joint is None else self.log_prob_joint[chosen],
-            None if self.ood_score is None else self.ood_score[chosen],
-            None if self.beyond is None else self.beyond[chosen],
-        )
+        axes = {"samples": (slice(None), chosen)}
+        given = {name: values for name, values in vars(self).items() if values is not None}
+        return Estimates(**{name: values[axes.get(name, chosen)] for name, values in given.items()})
 
 
 @dataclass
@@ -314,7 +306,7 @@ def _of_samples(
     # Samples minus truth are small numbers, so that their sums have smaller rounding errors.
     errors = _errors(samples, truth.astype(samples.dtype))
     values, pit = np.full((n, len(QUANTITIES) - 3, k), np.nan), np.full((n, k), np.nan)
-    tarp = tarp_of_errors(errors, normal[:, k:])
+    tarp = tarp_of(errors, normal[:, k:])
     errors.sort(axis=-1)
     # What is not finite has been sorted to the ends.
     is_complete &= np.isfinite(errors[..., [0, -1]]).all((1, 2))

@@ -190,7 +190,7 @@ def _ending_all() -> Iterator[None]:
         yield
     except Exception as error:
         print(f"rank {rank()}: {in_words(error)}", file=sys.stderr, flush=True)
-        abort(1)
+        abort()
 
 
 def _numbers(comm: MPI.Comm, nodes: "_Nodes", shelf: Shelf) -> Iterator[int]:
@@ -321,7 +321,7 @@ class _Server:
                 self._comm.send((_STOP, None), dest=leader, tag=_REQUEST)
         except BaseException as error:  # if only this thread ended, every rank would wait forever
             print(f"rank {rank()} could not record a result: {in_words(error)}", file=sys.stderr, flush=True)
-            abort(1)
+            abort()
 
     def _give_place(self, request: str, source: int) -> None:
         if request == _READ:
@@ -348,8 +348,8 @@ def _wait(request: MPI.Request) -> None:
         time.sleep(_LONGEST_PAUSE_S)
 
 
-def abort(code: int) -> None:
-    """End all ranks at once, for an error that only one of them has met; `code` is the exit status."""
+def abort() -> None:
+    """End all ranks at once with exit status 1, for an error that only one of them has met."""
     sys.stderr.flush()
     time.sleep(0.5)  # mpiexec may lose what a rank has printed just before
-    MPI.COMM_WORLD.Abort(code)
+    MPI.COMM_WORLD.Abort(1)

@@ -63,25 +63,21 @@ def _in_order_of_draw(names: Iterable[str]) -> list[str]:
     return sorted(names, key=draw_key)
 
 
-def list_tasks(suite: Suite, listings: Mapping[Path, Listing] | None = None) -> list[Task]:
+def list_tasks(suite: Suite) -> list[Task]:
     """List every galaxy of a suite in a fixed order; prints to stderr what its snapshots do not agree on.
 
-    listings: those of its snapshots, made here if they are not given. Raises SuiteError when there is no galaxy, or
-    when two have the same name.
+    Raises SuiteError when there is no galaxy, or when two have the same name.
     """
-    return [
-        Task(suite, i, name, path, halo, problem)
-        for i, (path, _, (name, halo, problem)) in enumerate(_entries(suite, listings))
-    ]
+    entries = _entries(suite, _listed(suite))
+    return [Task(suite, i, name, path, halo, problem) for i, (path, _, (name, halo, problem)) in enumerate(entries)]
 
 
 #: A snapshot, the size of its files, and a galaxy in it.
 Place = tuple[Path, int, Entry]
 
 
-def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Place]:
+def _entries(suite: Suite, listings: Mapping[Path, Listing]) -> list[Place]:
     """List every galaxy of a suite as `list_tasks` does."""
-    listings = _listed(suite) if listings is None else listings
     entries = [(path, listing.n_bytes, entry) for path, listing in listings.items() for entry in listing.entries]
     facts_by_snapshot = {path: listing.facts for path, listing in listings.items() if listing.facts is not None}
     if disagreements := alike.differences(facts_by_snapshot):

@@ -20,6 +20,7 @@ from kinmass.gen.physics.profile import enclosed_mass, half_mass_radius, profile
 from kinmass.gen.physics.projection import views, with_kernels
 from kinmass.gen.physics.sightline import sightlines
 from kinmass.gen.storage import store
+from kinmass.gen.suite import Aperture
 from kinmass.gen.words import counted
 
 #: Side of the map, and the largest radius of the network's profile, in projected half-mass radii.
@@ -145,13 +146,20 @@ def frame_of(
     return Frame(stars_radius_kpc, half_mass_kpc, bulk_kms, turns, inclination_deg, r_e_kpc, map_radius_kpc)
 
 
-def check_box(aperture_kpc: float, box_kpc: float | None) -> None:
-    """Raise Refused when the truth's aperture does not fit into a periodic box of this side; None stands for no box."""
+def aperture_of(aperture: Aperture, r200_kpc: float | None, box_kpc: float | None) -> float:
+    """Return the radius [kpc] of the sphere of a galaxy's truth, of which the catalogue says R200, or not (None).
+
+    Raises Refused where it is not known, or does not fit into a periodic box of this side; None stands for no box.
+    """
+    if aperture.kpc is None and r200_kpc is None:
+        raise Refused("the catalogue has no R200 for it; give `aperture: {kpc: ...}`")
+    aperture_kpc = aperture.kpc or (aperture.r200 or 0.0) * (r200_kpc or 0.0)
     if box_kpc is not None and aperture_kpc > 0.5 * box_kpc:
         raise Refused(
             f"the aperture of {aperture_kpc:.4g} kpc does not fit into the box of {box_kpc:.4g} kpc; check `aperture`, "
             "the catalogue's R200 and BoxSize (`units: {box: none}` if it is no box)"
         )
+    return aperture_kpc
 
 
 def check_aperture(frame: Frame, aperture_kpc: float) -> None:

@@ -14,8 +14,8 @@ from kinmass.gen.campaign.record import (
     REACH_RE,
     Refused,
     Settings,
+    aperture_of,
     check_aperture,
-    check_box,
     check_ends,
     check_light,
     check_motion,
@@ -222,10 +222,7 @@ class Worker:
                 f"no dark matter in it (no {', '.join(snapshot.components['dark'])}): the truth would be stars and gas "
                 "alone; name its types in `particles: {dark: [...]}`, or say that it is meant: `particles: {dark: []}`"
             )
-        if suite.aperture.kpc is None and halo.r200_kpc is None:
-            raise Refused("the catalogue has no R200 for it; give `aperture: {kpc: ...}`")
-        aperture_kpc = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
-        check_box(aperture_kpc, snapshot.units.box_kpc)
+        aperture_kpc = aperture_of(suite.aperture, halo.r200_kpc, snapshot.units.box_kpc)
         centre_kpc = find_centre(snapshot) if halo.centre_kpc is None else halo.centre_kpc
         return snapshot.galaxy(centre_kpc, aperture_kpc), centre_kpc, aperture_kpc
 

@@ -10,12 +10,13 @@ import numpy as np
 from kinmass.gen.campaign.doubles import at_one_place, not_looked_into, of_several_times, rows_of_none
 from kinmass.gen.campaign.listing import facts_of, kinds_of, tells_low_resolution
 from kinmass.gen.campaign.plan import Task
-from kinmass.gen.campaign.record import Refused, Settings, check_box
+from kinmass.gen.campaign.record import Refused, Settings, aperture_of
 from kinmass.gen.campaign.worker import Worker
 from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.look.sketch import Sketch, sketch
+from kinmass.gen.physics.particles import wrapped
 from kinmass.gen.snapshots.alike import differences
 from kinmass.gen.suite import Suite, SuiteError, load_suite
 from kinmass.gen.words import counted
@@ -165,20 +166,14 @@ def _find_problem(contents: Sketch, suite: Suite, halo: Halo, path: Path | None)
     usable_halo, problem = usable(halo, path)
     if usable_halo is None or problem:
         return problem
-    if suite.aperture.kpc is None and halo.r200_kpc is None:
-        return "the catalogue has no R200 for it; give `aperture: {kpc: ...}`"
-    aperture_kpc = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
     box_kpc = contents.units.box_kpc if contents.units is not None else None
     try:
-        check_box(aperture_kpc, box_kpc)
+        aperture_kpc = aperture_of(suite.aperture, halo.r200_kpc, box_kpc)
     except Refused as error:
         return str(error)
     if halo.centre_kpc is None or contents.units is None or not contents.count("stars"):
         return ""
-    offset_kpc = contents.particles("stars").pos_kpc - halo.centre_kpc
-    r_kpc = np.linalg.norm(
-        offset_kpc if box_kpc is None else offset_kpc - box_kpc * np.round(offset_kpc / box_kpc), axis=1
-    )
+    r_kpc = np.linalg.norm(wrapped(contents.particles("stars").pos_kpc - halo.centre_kpc, box_kpc), axis=1)
     sampled_share = len(r_kpc) / contents.count("stars")
     # A small sample may have no star within by chance; where more than five are expected that is not likely.
     if not (r_kpc <= aperture_kpc).any() and sampled_share * (halo.n_stars or suite.selection.min_stars) > 5:

@@ -116,15 +116,18 @@ def _without_zeros(number: str) -> str:
     return number.lstrip("0") or number[-1:]
 
 
-def _epoch_fits(kind: str, catalogue: Path, snapshot: Path, units: CodeUnits) -> bool:
-    """Whether a catalogue is of the snapshot's time; True also for one that cannot be read, which fails when used."""
+def _look_into(kind: str, catalogue: Path, contents: Sketch) -> tuple[bool, bool]:
+    """Whether a catalogue is of the snapshot's time, and whether it gives any R200.
+
+    Both are True for one that cannot be read, which fails when used, and where the snapshot's units are not known.
+    """
     try:
-        find_haloes(kind, catalogue, snapshot, units)
+        haloes = find_haloes(kind, catalogue, contents.path, contents.units or CodeUnits(1, 1, 1, None))
     except OtherEpoch:
-        return False
+        return contents.units is None, True
     except SnapshotError:
-        pass
-    return True
+        return True, True
+    return True, not haloes or any(halo.r200_kpc is not None for halo in haloes)
 
 
 def draft(path: Path, format_name: str | None = None) -> str:
@@ -176,11 +179,11 @@ def _guess_types(contents: Sketch) -> tuple[dict[str, list[str]], str]:
 
 def _galaxy_lines(contents: Sketch) -> list[str]:
     """Make the lines on catalogue, aperture and selection."""
-    candidates = _find_catalogues(contents.path, contents.format)
-    fitting = [c for c in candidates if contents.units is None or _epoch_fits(*c, contents.path, contents.units)]
-    lines = [
-        f"# {p.name} is of another time, and not its catalogue" for kind, p in candidates if (kind, p) not in fitting
-    ]
+    seen = {
+        candidate: _look_into(*candidate, contents) for candidate in _find_catalogues(contents.path, contents.format)
+    }
+    fitting = [candidate for candidate, (is_of_its_time, _) in seen.items() if is_of_its_time]
+    lines = [f"# {p.name} is of another time, and not its catalogue" for kind, p in seen if (kind, p) not in fitting]
     n_stars = contents.count("stars")
     min_stars = FEW_STARS if n_stars >= FEW_STARS else max(1, n_stars // 2)
     few_stars_note = (
@@ -197,22 +200,13 @@ def _galaxy_lines(contents: Sketch) -> list[str]:
         ]
         lines.append(
             "aperture: {r200: 0.2}   # of the catalogue's virial radius; must reach 3 R_e. Or {kpc: 30}"
-            if _has_radii(kind, path, contents)
+            if seen[kind, path][1]
             else _aperture_line(contents)
         )
     else:
         lines.append("# no catalogue found: one galaxy per snapshot, its centre found on its matter")
         lines.append(_aperture_line(contents))
     return [*lines, f"selection: {{min_stars: {min_stars}}}{few_stars_note}"]
-
-
-def _has_radii(kind: str, catalogue: Path, contents: Sketch) -> bool:
-    """Whether a catalogue gives any R200; True also for one that cannot be read, which fails when used."""
-    try:
-        haloes = find_haloes(kind, catalogue, contents.path, contents.units or CodeUnits(1, 1, 1, None))
-    except SnapshotError:
-        return True
-    return not haloes or any(halo.r200_kpc is not None for halo in haloes)
 
 
 def _aperture_line(contents: Sketch) -> str:

@@ -1,7 +1,7 @@
 """Finds out what a snapshot holds from its headers and a bounded sample, for `kinmass check` and for drafts."""
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from kinmass.gen.formats import FORMATS, CodeUnits, Format, SnapshotError
 from kinmass.gen.formats.base import reading, settled_box
 from kinmass.gen.formats.sample import Sample
 from kinmass.gen.physics.centre import deepest_point
-from kinmass.gen.physics.particles import Particles, concatenate
+from kinmass.gen.physics.particles import Particles, concatenate, wrapped
 from kinmass.gen.physics.profile import half_mass_radius
 from kinmass.gen.snapshots.components import (
     coarse_question,
@@ -85,9 +85,9 @@ class Sketch:
         if not len(parts["stars"]):
             return None
         origin, box = parts["stars"].pos_kpc[0], self.units.box_kpc
-        near = [Particles(_wrapped(p.pos_kpc - origin, box), p.vel_kms, p.mass_msun) for p in parts.values() if len(p)]
-        stars = Particles(_wrapped(parts["stars"].pos_kpc - origin, box), *_vel_and_mass(parts["stars"]))
-        centre = deepest_point(stars, near)
+        near = {name: replace(p, pos_kpc=wrapped(p.pos_kpc - origin, box)) for name, p in parts.items() if len(p)}
+        stars = near["stars"]
+        centre = deepest_point(stars, list(near.values()))
         r_kpc = np.linalg.norm(stars.pos_kpc - centre, axis=1)
         inside, half_kpc = np.ones(len(r_kpc), dtype=bool), 0.0
         for _ in range(20):
@@ -102,14 +102,6 @@ def _with_mass(p: Particles) -> Particles:
     """Return the particles that have a mass, and a place."""
     is_sound = np.isfinite(p.pos_kpc).all(axis=1) & np.isfinite(p.mass_msun) & (p.mass_msun > 0)
     return p if is_sound.all() else p[is_sound]
-
-
-def _vel_and_mass(p: Particles) -> tuple[np.ndarray, np.ndarray]:
-    return p.vel_kms, p.mass_msun
-
-
-def _wrapped(offset_kpc: np.ndarray, box_kpc: float | None) -> np.ndarray:
-    return offset_kpc if box_kpc is None else offset_kpc - box_kpc * np.round(offset_kpc / box_kpc)
 
 
 def sketch(

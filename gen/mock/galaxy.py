@@ -6,7 +6,6 @@ import numpy as np
 from scipy.special import gammainc, gammaincinv
 from scipy.stats import norm
 
-from kinmass.gen.constants import G
 from kinmass.gen.mock import relations
 from kinmass.gen.mock.jeans import gas_disc, spherical_jeans, stellar_disc
 from kinmass.gen.mock.potential import Potential
@@ -247,8 +246,3 @@ def _at_random_azimuth(
     cos, sin = np.cos(phi), np.sin(phi)
     pos = np.stack([R * cos, R * sin, z], axis=1)
     return Particles(pos, np.stack([vel[0] * cos - vel[1] * sin, vel[0] * sin + vel[1] * cos, vel[2]], axis=1), mass)
-
-
-def dynamical_time(menc_msun: float, r_kpc: float) -> float:
-    """Circular orbit period [kpc/(km/s)] at radius r around the mass inside it."""
-    return float(2 * np.pi * np.sqrt(r_kpc**3 / (G * menc_msun)))

@@ -70,8 +70,6 @@ SUITES = {
         clumpiness=(0.0, 0.9),
     ),
 }  # fmt: skip
-#: Those that stand for simulations, which the demo and the campaign are made of; `early` is for observed galaxies.
-SIMULATIONS = ("bursty", "quiet", "middle")
 
 
 def draw(suite: MockSuite, rng: np.random.Generator) -> tuple[Structure, Disturbance]:

@@ -54,6 +54,11 @@ def unmoved(n: int) -> np.ndarray:
     return np.broadcast_to(np.nan, (n, 3))
 
 
+def wrapped(offset_kpc: np.ndarray, box_kpc: float | None) -> np.ndarray:
+    """Return the shortest periodic images of offsets (..., 3) [kpc] in a box of this side; None stands for no box."""
+    return offset_kpc if box_kpc is None else offset_kpc - box_kpc * np.round(offset_kpc / box_kpc)
+
+
 def concatenate(parts: list[Particles]) -> Particles:
     """Join several components into one; a single non-empty component is returned without a copy.
 

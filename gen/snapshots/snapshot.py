@@ -17,7 +17,7 @@ from kinmass.gen.formats.domain import blocks_file, check_written
 from kinmass.gen.formats.frontends import forget_datasets, hold_while_reading
 from kinmass.gen.formats.once import asking_once, status
 from kinmass.gen.formats.stored import held_open
-from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
+from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty, wrapped
 from kinmass.gen.snapshots.components import (
     coarse_question,
     components_of,
@@ -294,8 +294,7 @@ class Snapshot:
 
     def wrap(self, offset_kpc: np.ndarray) -> np.ndarray:
         """Return the shortest periodic images of offsets (..., 3) [kpc]."""
-        box = self.units.box_kpc
-        return offset_kpc if box is None else offset_kpc - box * np.round(offset_kpc / box)
+        return wrapped(offset_kpc, self.units.box_kpc)
 
     def _spheres(
         self, types: list[str], centre_kpc: np.ndarray, radius_kpc: float

@@ -240,7 +240,7 @@ def _silent_s(path: Path, now_s: float) -> float:
 def _is_dead(owner: Owner, me: Owner, silent_s: float) -> bool:
     """Whether an owner is dead: its process here is gone, its job was restarted, or it is silent on another machine."""
     if owner.machine and owner.machine == me.machine:
-        return _start_ticks(owner.pid) != owner.began
+        return began(owner.pid) != owner.began
     if owner.job and owner.job == me.job and owner.restarts < me.restarts:
         return True
     return silent_s > STALE_S
@@ -249,27 +249,34 @@ def _is_dead(owner: Owner, me: Owner, silent_s: float) -> bool:
 def _myself() -> Owner:
     machine = [socket.gethostname()]
     with contextlib.suppress(OSError):  # two nodes may have the same name, and two containers the same node
-        machine += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+        machine += [boot_id(), os.readlink("/proc/self/ns/pid")]
     job = os.environ.get("SLURM_ARRAY_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     return Owner(
-        machine[0], " ".join(machine), os.getpid(), _start_ticks(os.getpid()) or "",
+        machine[0], " ".join(machine), os.getpid(), began(os.getpid()) or "",
         "_".join(job) if all(job) else os.environ.get("SLURM_JOB_ID", ""), int(restarts) if restarts.isdecimal() else 0,
         command_line(), datetime.now(UTC).isoformat(timespec="seconds"), uuid4().hex,
     )  # fmt: skip
 
 
-def _start_ticks(pid: int) -> str | None:
-    """Start of a process of this machine, in ticks since boot; None when it does not run.
+def boot_id() -> str:
+    """Return the number that the kernel drew when this machine was last started, "" where it does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
-    Returns "" for a process that runs on a system that does not tell its start (without /proc).
-    The time is needed because process ids are reused. A killed process that its parent has not yet
-    waited for (a zombie) does not count as running.
+
+def began(pid: int) -> str | None:
+    """Return the start of a process of this machine, in ticks since boot; None when it does not run.
+
+    "" for a process that runs on a system that does not tell its start (without /proc). A killed process that its
+    parent has not yet waited for (a zombie) does not count as running.
     """
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if words[0] in "ZX" else words[19]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         if Path("/proc/self/stat").exists():
             return None
     try:  # a system without /proc

@@ -76,25 +76,7 @@ def write_base(folder: Path, name: str) -> list[Path]:
     return [path for i in range(4) for kind in (snapshots, snapshots, others) if kind for path in [kind[i % len(kind)]]]
 
 
-# Mutations of bytes.
-
-
-def damage_bytes(path: Path, rng: np.random.Generator) -> str:
-    """Change bits, blocks or the length of a file, as broken disks and transfers do."""
-    raw = bytearray(path.read_bytes())
-    kind = str(rng.choice(["header bits", "bits", "cut", "zeros", "repeat", "empty", "noise"]))
-    at, n = int(rng.integers(len(raw))), int(rng.integers(1, 1024))
-    if kind.endswith("bits"):
-        for _ in range(int(rng.integers(1, 9))):
-            raw[int(rng.integers(min(len(raw), 1500 if kind == "header bits" else len(raw))))] ^= 1 << rng.integers(8)
-    elif kind == "repeat":
-        raw[at:at] = raw[at : at + n]
-    else:
-        end = {"cut": len(raw), "empty": len(raw)}.get(kind, at + n)
-        new = {"zeros": bytes(n), "noise": rng.bytes(n)}.get(kind, b"")
-        raw[0 if kind == "empty" else at : end] = new
-    path.write_bytes(raw)
-    return kind
+# Mutations of files.
 
 
 NUMBERS = [np.nan, np.inf, -np.inf, 1e300, -1e300, 1e30, -1.0, 0.0, 1e-30, 1e9, 2**31 - 1, -(2**31)]
@@ -220,7 +202,7 @@ def damage_counts(path: Path, rng: np.random.Generator) -> str:
 
 def damage(path: Path, rng: np.random.Generator) -> str:
     if rng.random() < 0.35:
-        return damage_bytes(path, rng)
+        return layouts.damage_bytes(path, rng)
     if h5py.is_hdf5(path):
         return damage_hdf5(path, rng)
     try:

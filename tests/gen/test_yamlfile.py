@@ -40,6 +40,12 @@ def test_a_mapping_may_be_merged_and_a_key_not_come_twice():
         read_text(text + "  beam: 4\n")
 
 
+def test_code_is_never_run(tmp_path):
+    with pytest.raises(yaml.YAMLError, match="python/object/apply"):
+        read_text(f"name: !!python/object/apply:os.system ['touch {tmp_path}/hacked']\n")
+    assert not (tmp_path / "hacked").exists()
+
+
 def test_a_number_that_no_setting_can_be_is_refused():
     with pytest.raises(yaml.YAMLError, match="a number of 5000 digits in line 1"):
         read_text("seed: " + "7" * 5000)

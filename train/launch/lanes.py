@@ -14,17 +14,12 @@ from typing import Any
 from submitit.local.local import Controller, LocalExecutor, LocalJob
 
 from kinmass.gen.command import imports_as_here
+from kinmass.gen.storage.lock import boot_id
 from kinmass.train.allotted import AT_ONCE
 from kinmass.train.launch.job import Run, job_of, signal_delay_s
 from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.resources import Resources
-from kinmass.train.launch.status import (
-    LaunchedJob,
-    boot_id,
-    error_in,
-    leave_mark,
-    start_ticks,
-)
+from kinmass.train.launch.status import LaunchedJob, error_in, leave_mark, start_ticks
 
 #: Once one process has failed, the others may wait for it for ever: they are ended this many seconds later.
 _GRACE_S = 10

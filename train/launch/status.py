@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from kinmass.gen.storage.files import sync_folder
+from kinmass.gen.storage.lock import began, boot_id
 from kinmass.train.allotted import whole_number
 from kinmass.train.launch.commands import run_slurm_command
 from kinmass.train.launch.resources import LaunchError
@@ -369,21 +370,9 @@ def _ago(seconds: float) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
-def boot_id() -> str:
-    """Return the number that the kernel drew when this machine was last started, "" where it does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 def start_ticks(pid: int) -> int:
     """Return when a process began, in clock ticks since the machine was started; 0 where it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] in "ZX" else int(fields[19])
+    return int(began(pid) or 0)
 
 
 def attempt() -> int:

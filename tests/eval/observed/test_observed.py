@@ -307,7 +307,7 @@ def test_the_redshift_of_a_profile_is_that_of_its_own_maps(relative, seen):
 # ---- files
 
 
-def write_images(folder: Path, seen, blank: float | None = None) -> dict:
+def write_images(folder: Path, seen) -> dict:
     """The view's gas as FITS images with a WCS, and the YAML's content."""
     maps, r_e = seen
     r_e_arcsec, p = 20.0, maps.shape[-1]
@@ -316,9 +316,8 @@ def write_images(folder: Path, seen, blank: float | None = None) -> dict:
     header.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.0, "CRVAL2": 2.0, "CDELT1": -step,
                    "CDELT2": step, "CRPIX1": 0.5 * (p + 1), "CRPIX2": 0.5 * (p + 1)})  # fmt: skip
     density, velocity, sigma, mask = maps[4:8].astype(float)
-    missing = np.nan if blank is None else blank
     for name, image in (("density", density), ("velocity", velocity + 1500), ("fwhm", 2.3548200450309493 * sigma)):
-        fits.PrimaryHDU(np.where(mask > 0, image, missing).astype(np.float32), header).writeto(folder / f"{name}.fits")
+        fits.PrimaryHDU(np.where(mask > 0, image, np.nan).astype(np.float32), header).writeto(folder / f"{name}.fits")
     return {
         "name": "mock 1", "centre_deg": [150.0, 2.0], "distance_mpc": r_e / (r_e_arcsec * KPC_PER_ARCSEC_MPC),
         "half_light_radius_arcsec": r_e_arcsec, "systemic_kms": 1500.0,
@@ -331,19 +330,6 @@ def described(folder: Path, content: dict) -> Path:
     path = folder / "mock.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-@pytest.mark.parametrize("blank", [None, -999.0])
-def test_fits_images_are_the_arrays(tmp_path, seen, relative, blank):
-    content = write_images(tmp_path, seen, blank)
-    if blank is not None:
-        content["gas"]["blank"] = blank
-    from_files, from_arrays = read_galaxy(described(tmp_path, content)), galaxy_of(seen, "gas")
-    assert len(from_files.gas.x_arcsec) == len(from_arrays.gas.x_arcsec)
-    np.testing.assert_allclose(from_files.gas.x_arcsec, -from_arrays.gas.x_arcsec, atol=1e-3)  # east is to the left
-    np.testing.assert_allclose(from_files.gas.dispersion_kms, from_arrays.gas.dispersion_kms, rtol=1e-4, atol=1e-3)
-    mirrored = replace(from_arrays, gas=replace(from_arrays.gas, x_arcsec=-from_arrays.gas.x_arcsec))
-    assert_same_posterior(infer(relative, from_files, draws=2).samples, infer(relative, mirrored, draws=2).samples)
 
 
 def test_planes_of_a_cube_masks_and_inverse_variances(tmp_path, seen):
@@ -457,7 +443,9 @@ def test_velocities_of_any_unit_and_convention_are_the_galaxys_own(tmp_path, see
 @pytest.mark.parametrize(
     ("unit", "factor"),
     [("km/s", 1), ("Km/s", 1), ("KM/SEC", 1), ("km s^-1", 1), ("km.s**-1", 1), ("kms", 1), ("", 1), (None, 1),
-     ("M/S", 1e-3), ("METR/SEC", 1e-3), ("m s-1", 1e-3), ("cm/s", 1e-5)],
+     ("M/S", 1e-3), ("METR/SEC", 1e-3), ("m s-1", 1e-3), ("cm/s", 1e-5), ("1.E-3 km/s", 1e-3), ("m s⁻¹", 1e-3),
+     ("'km/s'", 1), ("kilometre/second", 1), ("metre / second", 1e-3), ("km s$^{-1}$", 1), (r"$km\,s^{-1}$", 1),
+     (r"\mathrm{km~s^{-1}}", 1), (r"$\mathrm{km\,s^{-1}}$", 1)],
 )  # fmt: skip
 def test_units_as_headers_write_them(unit, factor):
     assert kms_per_unit("v.fits", unit) == pytest.approx(factor)
@@ -647,14 +635,6 @@ def test_what_cannot_be_used_is_said_in_a_sentence(tmp_path, seen, relative, cap
     assert words in message
     assert "Traceback" not in message
     assert not (tmp_path / "out").exists()
-
-
-def test_a_yaml_file_never_runs_code(tmp_path, relative, capsys):
-    path = tmp_path / "bad.yaml"
-    path.write_text(f"name: !!python/object/apply:os.system ['touch {tmp_path}/hacked']\n")
-    assert main(["predict", str(relative.path), str(path)]) == 2
-    assert "not valid YAML" in capsys.readouterr().err
-    assert not (tmp_path / "hacked").exists()
 
 
 def test_runs_and_galaxies_do_not_mix(tmp_path, relative, map_store, capsys):

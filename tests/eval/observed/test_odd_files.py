@@ -382,20 +382,6 @@ def test_a_radius_that_is_none_is_refused_before_anything_is_read(capsys):
         assert "must be radii above 0 kpc" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("unit", "of_one"),
-    [
-        ("'km/s'", 1),
-        ("$km\\,s^{-1}$", 1),
-        ("\\mathrm{km~s^{-1}}", 1),
-        ("kilometre/second", 1),
-        ("metre / second", 1e-3),
-    ],
-)
-def test_units_in_quotes_in_tex_and_in_words(unit, of_one):
-    assert kms_per_unit("v.fits", unit) == pytest.approx(of_one)
-
-
 def test_a_unit_in_brackets_may_be_a_logarithm():
     with pytest.raises(ValueError, match="which is no velocity"):
         kms_per_unit("v.fits", "[km/s]")

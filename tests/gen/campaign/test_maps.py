@@ -277,12 +277,6 @@ def test_a_section_without_lines_is_none(tmp_path):
     assert (suite.selection.min_stars, suite.aperture.kpc, suite.units.box) == (200, 40.0, 1e4)
 
 
-def test_yaml_never_runs_code(tmp_path):
-    (tmp_path / "x.yaml").write_text("name: !!python/object/apply:os.system ['touch hacked']\n")
-    with pytest.raises(SuiteError, match="not valid YAML"):
-        load_suite(tmp_path / "x.yaml")
-
-
 def test_shipped_templates_are_valid():
     templates = sorted((ROOT / "gen" / "templates").glob("*.yaml"))
     assert len(templates) >= 6

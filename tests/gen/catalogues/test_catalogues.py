@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.table import MaskedColumn, Table
+from layouts import edit, set_attrs
 
 from kinmass.gen.campaign.plan import list_tasks
 from kinmass.gen.catalogues import BY_TYPE, READERS, Halo, Kinds, table
@@ -304,13 +305,16 @@ def write_velociraptor(folder: Path, comoving: bool = False) -> Path:
     return folder / "halos_0099.properties.0"
 
 
+def assert_refused(form: str, path: Path, words: str) -> None:
+    """A catalogue is refused in these words."""
+    with pytest.raises(SnapshotError, match=words):
+        find_haloes(form, path, SNAPSHOT, UNITS)
+
+
 def refused_after(reader: str, write: Callable[[Path], Path], folder: Path, words: str, change: Any) -> None:
     """A catalogue of HDF5 that was changed is refused by its path and these words."""
-    path = write(folder)
-    with h5py.File(path, "r+") as file:
-        change(file)
-    with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: {words}"):
-        find_haloes(reader, path, SNAPSHOT, UNITS)
+    path = edit(write(folder), change)
+    assert_refused(reader, path, rf"{re.escape(str(path))}: {words}")
 
 
 def write_table(folder: Path) -> Path:
@@ -409,10 +413,8 @@ def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
 
 def test_groups_of_a_catalogue_that_contradict_each_other_on_its_unit_are_refused(tmp_path):
     path = write_subfind(tmp_path, 1000.0, "Parameters")
-    with h5py.File(path, "r+") as file:
-        file["Header"].attrs["UnitLength_in_cm"] = KPC_CM
-    with pytest.raises(SnapshotError, match=r"UnitLength_in_cm is .* by its Parameters group, and .* Header group"):
-        find_haloes("subfind", path, SNAPSHOT, UNITS)
+    edit(path, set_attrs(UnitLength_in_cm=KPC_CM))
+    assert_refused("subfind", path, r"UnitLength_in_cm is .* by its Parameters group, and .* Header group")
 
 
 def test_the_catalogue_of_a_run_without_expansion_has_no_other_factors_of_h_than_its_snapshot(tmp_path):
@@ -420,8 +422,7 @@ def test_the_catalogue_of_a_run_without_expansion_has_no_other_factors_of_h_than
     isolated = CodeUnits(1.0, 1e10, 1.0, None, 1.0, H, cosmological=False)
     path = write_subfind(tmp_path, 1.0, "Parameters")
     for file in tmp_path.glob("*.hdf5"):
-        with h5py.File(file, "r+") as catalogue:
-            catalogue["Header"].attrs["Redshift"] = 0.0
+        edit(file, set_attrs(Redshift=0.0))
     haloes = find_haloes("subfind", path, SNAPSHOT, isolated)
     np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE * H / A, rtol=1e-6)
     assert haloes[3].r200_kpc == pytest.approx(R200[3] * H / A, rel=1e-6)
@@ -431,20 +432,16 @@ def test_the_catalogue_of_a_run_without_expansion_has_no_other_factors_of_h_than
 def test_a_column_that_some_parts_lack_is_missed(tmp_path):
     """Fragments would be mapped as galaxies where one file of many has lost its SubhaloFlag."""
     path = WRITERS["subfind"](tmp_path)
-    with h5py.File(tmp_path / "fof_subhalo_tab_099.2.hdf5", "r+") as file:
-        del file["Subhalo/SubhaloFlag"]
-    with pytest.raises(SnapshotError, match="SubhaloFlag in some parts of this catalogue and not in all"):
-        find_haloes("subfind", path, SNAPSHOT, UNITS)
+    edit(tmp_path / "fof_subhalo_tab_099.2.hdf5", lambda file: file.pop("Subhalo/SubhaloFlag"))
+    assert_refused("subfind", path, "SubhaloFlag in some parts of this catalogue and not in all")
 
 
 @pytest.mark.parametrize("form", ["subfind", "eagle_subfind"])
 def test_groups_that_are_missing_are_missed(form, tmp_path):
     """Galaxies would have the radii and masses of other groups, which are known by their rows."""
     path = WRITERS[form](tmp_path)
-    with h5py.File(path, "r+") as file:
-        del file["Group" if form == "subfind" else "FOF"]
-    with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: 2 groups of 3; give the first of all files"):
-        find_haloes(form, path, SNAPSHOT, UNITS)
+    edit(path, lambda file: file.pop("Group" if form == "subfind" else "FOF"))
+    assert_refused(form, path, rf"{re.escape(str(path))}: 2 groups of 3; give the first of all files")
 
 
 def test_subfind_leaves_out_fragments_and_keeps_the_names(tmp_path):
@@ -492,8 +489,7 @@ def test_satellites_without_stars_are_left_out_of_a_million_rows(tmp_path):
 
 def test_caesar_of_a_time_without_galaxies_is_empty(tmp_path):
     path = write_caesar(tmp_path)
-    with h5py.File(path, "r+") as file:
-        del file["galaxy_data"], file["halo_data"]
+    edit(path, lambda file: (file.pop("galaxy_data"), file.pop("halo_data")))
     assert find_haloes("caesar", path, SNAPSHOT, UNITS) == []
 
 
@@ -510,10 +506,8 @@ def test_caesar_reads_the_units_it_is_told(tmp_path):
     haloes = find_haloes("caesar", path, SNAPSHOT, UNITS)
     np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE)
     np.testing.assert_allclose([h.stellar_mass_msun for h in haloes], STARS)
-    with h5py.File(path, "r+") as file:
-        file["galaxy_data/pos"].attrs["unit"] = "furlong"
-    with pytest.raises(SnapshotError, match="galaxy_data/pos is in 'furlong'"):
-        find_haloes("caesar", path, SNAPSHOT, UNITS)
+    edit(path, lambda file: file["galaxy_data/pos"].attrs.update(unit="furlong"))
+    assert_refused("caesar", path, "galaxy_data/pos is in 'furlong'")
 
 
 def test_soap_tells_comoving_numbers_from_physical_ones(tmp_path):
@@ -627,8 +621,7 @@ def test_hbts_sorted_catalogues_have_the_same_haloes_and_its_older_ones_have_the
 
     are_the_same(find_haloes("hbt", sort_hbt(path), SNAPSHOT, UNITS))
     for part in tmp_path.glob("SubSnap*"):
-        with h5py.File(part, "r+") as file:
-            del file["Units"]
+        edit(part, lambda file: file.pop("Units"))
     with pytest.raises(
         SnapshotError, match=r"SubSnap_099\.0\.hdf5: says no LengthInMpch and no MassInMsunh, nor does a"
     ):
@@ -642,8 +635,7 @@ def test_hbts_sorted_catalogues_have_the_same_haloes_and_its_older_ones_have_the
     parts = sorted((tmp_path / "099").glob("SubSnap*"))
     assert files_of("hbt", tmp_path / "099" / path.name) == [*parts, tmp_path / "Parameters.log"]
     (tmp_path / "Parameters.log").write_text(log.replace("LengthInMpch  ", "LengthInMpch  x"))
-    with pytest.raises(SnapshotError, match=r"Parameters\.log: LengthInMpch is 'x0\.7', no number"):
-        find_haloes("hbt", tmp_path / "099" / path.name, SNAPSHOT, UNITS)
+    assert_refused("hbt", tmp_path / "099" / path.name, r"Parameters\.log: LengthInMpch is 'x0\.7', no number")
 
 
 def test_hbt_without_what_it_needs_is_refused(tmp_path):
@@ -660,11 +652,11 @@ def test_hbt_without_what_it_needs_is_refused(tmp_path):
     refused("5 subhaloes of 6; have all files", replaced("NumberOfSubhalosInAllFiles", [6]))
     refused("says no LengthInMpch, nor does a Parameters.log", replaced("Units/LengthInMpch", [0.0]))
     path = write_hbt(tmp_path)
-    with pytest.raises(SnapshotError, match=r"not the first of its 3 parts; give SubSnap_099\.0\.hdf5"):
-        find_haloes("hbt", path.with_name("SubSnap_099.2.hdf5"), SNAPSHOT, UNITS)
+    assert_refused(
+        "hbt", path.with_name("SubSnap_099.2.hdf5"), r"not the first of its 3 parts; give SubSnap_099\.0\.hdf5"
+    )
     path.with_name("SubSnap_099.1.hdf5").unlink()
-    with pytest.raises(SnapshotError, match="part 1 of this catalogue is missing"):
-        find_haloes("hbt", path, SNAPSHOT, UNITS)
+    assert_refused("hbt", path, "part 1 of this catalogue is missing")
 
 
 def test_velociraptors_comoving_numbers_have_factors_of_h_and_its_words_do_as_well(tmp_path):
@@ -701,14 +693,15 @@ def test_velociraptor_without_what_it_needs_is_refused(tmp_path):
     )
     refused("/Structuretype is no array", lambda file: (file.pop("Structuretype"), file.create_group("Structuretype")))
     path = write_velociraptor(tmp_path)
-    with pytest.raises(SnapshotError, match=r"not the first of its 3 parts; give halos_0099\.properties\.0"):
-        find_haloes("velociraptor", path.with_suffix(".2"), SNAPSHOT, UNITS)
+    assert_refused(
+        "velociraptor", path.with_suffix(".2"), r"not the first of its 3 parts; give halos_0099\.properties\.0"
+    )
     path.with_suffix(".1").unlink()
-    with pytest.raises(SnapshotError, match="part 1 of this catalogue is missing"):
-        find_haloes("velociraptor", path, SNAPSHOT, UNITS)
+    assert_refused("velociraptor", path, "part 1 of this catalogue is missing")
     h5py.File(tmp_path / "other.hdf5", "w").close()
-    with pytest.raises(SnapshotError, match=r"other\.hdf5: says no Length.*is `catalogue\.format` right"):
-        find_haloes("velociraptor", tmp_path / "other.hdf5", SNAPSHOT, UNITS)
+    assert_refused(
+        "velociraptor", tmp_path / "other.hdf5", r"other\.hdf5: says no Length.*is `catalogue\.format` right"
+    )
 
 
 def test_subfind_of_a_time_without_haloes_is_empty_and_another_file_is_not_one(tmp_path):
@@ -716,8 +709,7 @@ def test_subfind_of_a_time_without_haloes_is_empty_and_another_file_is_not_one(t
         file.create_group("Header").attrs["Nsubgroups_Total"] = np.int32(0)
     assert find_haloes("subfind", tmp_path / "early.hdf5", SNAPSHOT, UNITS) == []
     h5py.File(tmp_path / "other.hdf5", "w").close()
-    with pytest.raises(SnapshotError, match=r"other\.hdf5.*format"):
-        find_haloes("subfind", tmp_path / "other.hdf5", SNAPSHOT, UNITS)
+    assert_refused("subfind", tmp_path / "other.hdf5", r"other\.hdf5.*format")
 
 
 def test_ahf_of_older_versions_counts_from_zero(tmp_path):
@@ -751,8 +743,7 @@ def test_ahf_of_newer_versions_has_other_names_of_mass_and_radius(tmp_path):
         assert (halo.r200_kpc, halo.halo_mass_msun) == (old.r200_kpc, old.halo_mass_msun)
         assert halo.r200_kpc
     path.write_text(path.read_text().replace("Rhalo(12)", "Rother(12)"))
-    with pytest.raises(SnapshotError, match=r"its first line has no rvir"):
-        find_haloes("ahf", path, SNAPSHOT, UNITS)
+    assert_refused("ahf", path, r"its first line has no rvir")
 
 
 def test_ahf_counts_from_the_corner_of_the_box(tmp_path):
@@ -838,8 +829,7 @@ def test_a_csv_may_be_written_by_other_programs(text, tmp_path):
 )
 def test_a_csv_that_can_be_read_in_two_ways_is_refused(text, words, tmp_path):
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(SnapshotError, match=rf"t\.csv: .*{words}"):
-        find_haloes("table", tmp_path / "t.csv", SNAPSHOT, UNITS)
+    assert_refused("table", tmp_path / "t.csv", rf"t\.csv: .*{words}")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "ecsv"])
@@ -977,10 +967,8 @@ def test_trees_say_the_scale_factor_in_a_column(scale, same, tmp_path):
 def test_eagles_units_without_their_powers_are_refused(tmp_path):
     path = WRITERS["eagle_subfind"](tmp_path)
     for part in tmp_path.iterdir():
-        with h5py.File(part, "r+") as file:
-            del file["Subhalo/CentreOfPotential"].attrs["h-scale-exponent"]
-    with pytest.raises(SnapshotError, match=r"Subhalo/CentreOfPotential has no h-scale-exponent"):
-        find_haloes("eagle_subfind", path, SNAPSHOT, UNITS)
+        edit(part, lambda file: file["Subhalo/CentreOfPotential"].attrs.pop("h-scale-exponent"))
+    assert_refused("eagle_subfind", path, r"Subhalo/CentreOfPotential has no h-scale-exponent")
 
 
 def in_parts(path: Path, name: str) -> list[Path]:
@@ -1010,8 +998,7 @@ def test_a_catalogue_in_the_parts_of_several_processes_is_read_whole(form, name,
     read = find_haloes(form, first, SNAPSHOT, UNITS)
     assert [h.name for h in read] == [h.name for h in whole]
     np.testing.assert_array_equal([h.centre_kpc for h in read], [h.centre_kpc for h in whole])
-    with pytest.raises(SnapshotError, match=rf"not the first of its 2 parts; give {re.escape(name.format(0))}"):
-        find_haloes(form, second, SNAPSHOT, UNITS)
+    assert_refused(form, second, rf"not the first of its 2 parts; give {re.escape(name.format(0))}")
     if form == "ahf":  # its first rank alone writes the names of the columns, and a rank may find nothing
         third = second.with_name(name.format(2))
         second.write_text("".join(second.read_text().splitlines(keepends=True)[1:]))
@@ -1019,8 +1006,7 @@ def test_a_catalogue_in_the_parts_of_several_processes_is_read_whole(form, name,
         assert [h.name for h in find_haloes(form, first, SNAPSHOT, UNITS)] == [h.name for h in whole]
         third.unlink()
     second.rename(second.with_name(name.format(2)))
-    with pytest.raises(SnapshotError, match="part 1 of this catalogue is missing"):
-        find_haloes(form, first, SNAPSHOT, UNITS)
+    assert_refused(form, first, "part 1 of this catalogue is missing")
 
 
 @pytest.mark.parametrize(("form", "length", "mass"), [("subfind", 1000.0, 10.0), ("eagle_subfind", 1.0, 0.1)])
@@ -1107,14 +1093,12 @@ MISSING = {
 def test_a_missing_column_is_named(form, tmp_path):
     path, change = WRITERS[form](tmp_path), MISSING[form]
     if isinstance(change, str):
-        with h5py.File(path, "r+") as file:
-            del file[change]
+        edit(path, lambda file: file.pop(change))
         column = change.split("/")[1]
     else:
         change(path)
         column = "xc" if form == "ahf" else "x"
-    with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: .* has no {column}\b"):
-        find_haloes(form, path, SNAPSHOT, UNITS)
+    assert_refused(form, path, rf"{re.escape(str(path))}: .* has no {column}\b")
 
 
 DAMAGE = {
@@ -1132,8 +1116,7 @@ DAMAGE = {
 def test_a_damaged_file_is_named(form, damage, tmp_path):
     path = WRITERS[form](tmp_path)
     DAMAGE[damage](path)
-    with pytest.raises(SnapshotError, match=re.escape(str(path))):
-        find_haloes(form, path, SNAPSHOT, UNITS)
+    assert_refused(form, path, re.escape(str(path)))
 
 
 @pytest.mark.parametrize("form", ["subfind", "eagle_subfind", "caesar", "soap"])
@@ -1146,27 +1129,23 @@ def test_wrong_types_and_absurd_sizes_are_refused_without_reading_them(form, tmp
     with h5py.File(path, "r+") as file:
         del file[name]
         file[name] = [b"one", b"two"]
-    with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: /{name} is no array of numbers"):
-        find_haloes(form, path, SNAPSHOT, UNITS)
+    assert_refused(form, path, rf"{re.escape(str(path))}: /{name} is no array of numbers")
     with h5py.File(path, "r+") as file:
         del file[name]
         file.create_dataset(name, shape=(10**12,), chunks=(1000,), dtype="f8")
-    with pytest.raises(SnapshotError, match="more than the file can hold"):
-        find_haloes(form, path, SNAPSHOT, UNITS)
+    assert_refused(form, path, "more than the file can hold")
     group = name.split("/")[0]
     with h5py.File(path, "r+") as file:
         del file[group]
         file.create_dataset(group, shape=(10**12,), chunks=(1000,), dtype="f8")
-    with pytest.raises(SnapshotError, match=f"{group} is no group"):
-        find_haloes(form, path, SNAPSHOT, UNITS)
+    assert_refused(form, path, f"{group} is no group")
 
 
 def test_a_last_file_that_is_missing_is_missed(tmp_path):
     for form in ("subfind", "eagle_subfind"):
         path = WRITERS[form](tmp_path)
         path.with_name(path.name.replace(".0.", ".2." if form == "subfind" else ".1.")).unlink()
-        with pytest.raises(SnapshotError, match="subhaloes of 4"):
-            find_haloes(form, path, SNAPSHOT, UNITS)
+        assert_refused(form, path, "subhaloes of 4")
 
 
 def test_numbers_that_point_beyond_the_file_are_refused(tmp_path):
@@ -1175,8 +1154,7 @@ def test_numbers_that_point_beyond_the_file_are_refused(tmp_path):
         path = WRITERS[form](tmp_path)
         with h5py.File(path, "r+") as file:
             file[name][0] = 10**6
-        with pytest.raises(SnapshotError, match=re.escape(path.name)):
-            find_haloes(form, path, SNAPSHOT, UNITS)
+        assert_refused(form, path, re.escape(path.name))
 
 
 def snapshot_with(folder: Path, text: str, **selection: Any) -> Any:

@@ -25,7 +25,7 @@ def path(request, tmp_path, monkeypatch):
 
 
 def opened(path):
-    return Snapshot(path[0], path[1], {"dark": ["PartType1"]})
+    return Snapshot(path[0], path[1], layouts.DARK)
 
 
 def same(a, b):

@@ -18,7 +18,6 @@ from kinmass.gen.snapshots.snapshot import Snapshot
 
 N, CELLS, BITS = 3000, (3, 4, 4), 3
 CELL_KPC = layouts.BOX / np.array(CELLS)
-DARK = {"dark": ["PartType1"]}
 SPHERES = [((0.0, 0.0, 0.0), 600.0), ((1333.0, 2000.0, 3999.0), 500.0), ((2000.0, 2000.0, 2000.0), 900.0)]
 
 
@@ -125,7 +124,7 @@ def rows_looked_at(monkeypatch):
 
 def read(path, form, **options):
     """Read the particles of all spheres, in an order of their own."""
-    with Snapshot(path, form, DARK, **options) as snapshot:
+    with Snapshot(path, form, layouts.DARK, **options) as snapshot:
         assert len(snapshot._ds.index.data_files) > 20
         galaxies = [snapshot.galaxy(np.array(centre), radius) for centre, radius in SPHERES]
         whole = {name: snapshot.everything(name) for name in ("stars", "gas", "dark")}
@@ -143,7 +142,7 @@ def test_a_sphere_is_read_by_the_table(kind, tmp_path, monkeypatch, rows_looked_
     """By brute force over all particles; of positions next to nothing is looked at before."""
     monkeypatch.setattr(celltables, "ROWS_LOOKED_AT", 5)
     path, form = WRITERS[kind](tmp_path / "snap_028.hdf5")
-    with Snapshot(path, form, DARK) as snapshot:
+    with Snapshot(path, form, layouts.DARK) as snapshot:
         assert snapshot._ds.blocks.is_told
         opened = rows_looked_at["all"]
         snapshot.galaxy(np.array(SPHERES[0][0]), 20.0)
@@ -193,18 +192,15 @@ def _not_a_number(table, numbers):
 @pytest.mark.parametrize("damage", [_cut, _moved, _shuffled, _incomplete, _not_a_number])
 def test_a_table_that_is_not_so_is_not_used(damage, tmp_path):
     path, form = swift(tmp_path / "snap_028.hdf5", "one")
-    with h5py.File(path, "r+") as file:
-        damage(file["Cells"], layouts.TYPES)
+    layouts.edit(path, lambda file: damage(file["Cells"], layouts.TYPES))
     assert not read(path, form).is_told
 
 
 def test_a_hash_table_of_other_particles_is_not_used(tmp_path):
     path, form = eagle(tmp_path / "snap_028.hdf5", 1)
-    with h5py.File(path, "r+") as file:
-        file["HashTable"].attrs["HashBits"] = BITS + 1
+    layouts.edit(path, lambda file: file["HashTable"].attrs.update({"HashBits": BITS + 1}))
     assert not read(path, form).is_told
-    with h5py.File(path, "r+") as file:
-        del file["HashTable/PartType0"]
+    layouts.edit(path, lambda file: file.pop("HashTable/PartType0"))
     assert not read(path, form).is_told
 
 
@@ -217,7 +213,7 @@ def test_what_is_read_has_to_be_where_the_table_says(tmp_path, monkeypatch):
         file["PartType4/Coordinates"][N // 2] = 0.99 * layouts.BOX / layouts.MPC
     for _ in range(2):  # when it is made, and when it is kept
         with (
-            Snapshot(path, form, DARK, indexes=tmp_path / "kept") as snapshot,
+            Snapshot(path, form, layouts.DARK, indexes=tmp_path / "kept") as snapshot,
             pytest.raises(SnapshotError, match=r"snap_028.hdf5: some of PartType4/Coordinates lie elsewhere than"),
         ):
             snapshot.galaxy(centre, 300.0)
@@ -239,8 +235,7 @@ def test_a_box_that_tells_is_not_searched_in_parts(tmp_path):
     path, form = swift(tmp_path / "snap_028.hdf5", "one")
     task = SimpleNamespace(snapshot=path, snapshot_bytes=10**10, suite=SimpleNamespace(format=form))
     assert parts_to_find([task], 8) == []
-    with h5py.File(path, "r+") as file:
-        del file["Cells/MaxPositions"]
+    layouts.edit(path, lambda file: file.pop("Cells/MaxPositions"))
     assert len(parts_to_find([task], 8)) == 8
     path.unlink()
     assert len(parts_to_find([task], 8)) == 8  # whoever opens it says what is wrong

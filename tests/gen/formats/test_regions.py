@@ -34,7 +34,7 @@ class Slots:
 
 def _opened(form, folder, slots, **kwargs):
     path = LAYOUTS[form](folder / ("run.00512" if form == "tipsy" else "snap_028.hdf5"), layouts.galaxy(300))
-    return Snapshot(path, form, {} if form == "tipsy" else {"dark": ["PartType1"]}, slot=slots, **kwargs)
+    return Snapshot(path, form, {} if form == "tipsy" else layouts.DARK, slot=slots, **kwargs)
 
 
 @pytest.mark.parametrize("form", LAYOUTS)
@@ -139,7 +139,7 @@ def test_positions_of_a_large_file_are_read_once_each_block_in_a_slot_of_its_own
     monkeypatch.setattr(frontends, "block_size", lambda n: 64)
     slots, found = Slots(), []
     path = LAYOUTS[form](tmp_path / "run.00512" if form == "tipsy" else tmp_path / "snap.hdf5", layouts.galaxy(300))
-    dark = {} if form == "tipsy" else {"dark": ["PartType1"]}
+    dark = {} if form == "tipsy" else layouts.DARK
     for opening in range(2):
         before = slots.taken
         with Snapshot(path, form, dark, slot=slots, indexes=tmp_path / "indexes") as snapshot:
@@ -165,7 +165,7 @@ def test_an_index_found_in_parts_is_that_of_one_process(form, tmp_path, monkeypa
     parts = {number: find_part(path, form, None, shared, (number, 4), nullcontext) for number in (2, 0, 3, 1)}
     assert sum(part.blocks.nfiles for part in parts.values()) > 4
     keep_parts(path, form, None, shared, [parts[number] for number in range(4)])
-    before, dark = slots.taken, {} if form == "tipsy" else {"dark": ["PartType1"]}
+    before, dark = slots.taken, {} if form == "tipsy" else layouts.DARK
     with Snapshot(path, form, dark, slot=slots, indexes=shared) as snapshot:
         assert slots.taken - before == 2  # to fetch and to stage
         found = snapshot.galaxy(CENTRE, 30.0)

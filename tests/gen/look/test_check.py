@@ -223,14 +223,11 @@ def test_a_box_whose_side_nobody_says_is_odd(side, units, odd, a_galaxy, tmp_pat
 def test_a_kernel_that_swift_does_not_name_is_odd_and_an_unknown_one_wrong(tmp_path):
     path = layouts.swift(tmp_path / "s.hdf5", layouts.galaxy())
     assert not any("kernel" in words for words in [*sketch(path, "swift").odd, *sketch(path, "swift").wrong])
-    with h5py.File(path, "r+") as file:
-        file["HydroScheme"].attrs["Kernel function"] = "Top hat"
+    layouts.edit(path, lambda file: file["HydroScheme"].attrs.update({"Kernel function": "Top hat"}))
     assert any("unknown kernel 'Top hat'" in words for words in sketch(path, "swift").wrong)
-    with h5py.File(path, "r+") as file:
-        del file["HydroScheme"].attrs["Kernel function"]
+    layouts.edit(path, lambda file: file["HydroScheme"].attrs.pop("Kernel function"))
     assert any("quartic spline of COLIBRE" in words for words in sketch(path, "swift").odd)
-    with h5py.File(path, "r+") as file:
-        del file["HydroScheme"]
+    layouts.edit(path, lambda file: file.pop("HydroScheme"))
     assert any("quartic spline of COLIBRE" in words for words in sketch(path, "swift").odd)
 
 
@@ -244,8 +241,7 @@ def test_who_maps_is_told_of_a_kernel_that_is_assumed(tmp_path, capsys):
     paths = [layouts.swift(tmp_path / f"{name}.hdf5", layouts.galaxy(seed=seed)) for seed, name in enumerate("ab")]
     assert len(list_tasks(load_suite(suite))) == 2
     assert capsys.readouterr().err == ""
-    with h5py.File(paths[1], "r+") as file:
-        del file["HydroScheme"]
+    layouts.edit(paths[1], lambda file: file.pop("HydroScheme"))
     assert len(list_tasks(load_suite(suite))) == 2
     said = capsys.readouterr().err
     assert "/b.hdf5): no HydroScheme group that names the kernel" in said
@@ -258,13 +254,11 @@ def test_who_maps_is_told_of_types_that_count_nowhere(tmp_path, capsys):
     text = "name: s\nformat: arepo\nsnapshots: snap.hdf5\naperture: {kpc: 20}\nparticles: {dark: [PartType1]}\n"
     suite = written(tmp_path, text + "catalogue: {format: table, path: centres.csv}\n")
     layouts.tng(tmp_path / "snap.hdf5", layouts.galaxy())
-    with h5py.File(tmp_path / "snap.hdf5", "r+") as file:
-        file["Header"].attrs["NumPart_Total"] = [40, 40, 0, 5, 40, 0]
+    layouts.edit(tmp_path / "snap.hdf5", layouts.set_attrs(NumPart_Total=[40, 40, 0, 5, 40, 0]))
     list_tasks(load_suite(suite))
     assert capsys.readouterr().err == ""
     layouts.auriga(tmp_path / "snap.hdf5", layouts.galaxy())
-    with h5py.File(tmp_path / "snap.hdf5", "r+") as file:
-        file["Header"].attrs["NumPart_Total"] = [40, 40, 2, 2, 40, 0]
+    layouts.edit(tmp_path / "snap.hdf5", layouts.set_attrs(NumPart_Total=[40, 40, 2, 2, 40, 0]))
     list_tasks(load_suite(suite))
     assert "snap.hdf5): particles of PartType2 and PartType3 are in no component, so" in capsys.readouterr().err
     assert len([line for line in describe(suite) if "in no component" in line]) == 2
@@ -293,8 +287,7 @@ DAMAGED = {
 def test_a_damaged_file_is_described_and_drafted_all_the_same(damage, a_galaxy, tmp_path):
     """It is what somebody looks at who wonders why his file cannot be mapped."""
     path, (change, words) = snapshot(tmp_path / "snap.hdf5", a_galaxy), DAMAGED[damage]
-    with h5py.File(path, "r+") as file:
-        change(file)
+    layouts.edit(path, change)
     described = describe(path)
     assert any(line.startswith("  wrong") and words in line for line in described)
     assert described[-1].startswith("  verdict     cannot be mapped")
@@ -382,8 +375,7 @@ def _unlit(file: h5py.File) -> None:
 def test_check_finds_what_maps_would_refuse(change, keys, words, a_galaxy, tmp_path, monkeypatch):
     """In a snapshot that is sampled whole; missing fields and boxes that are too small also in another."""
     path = snapshot(tmp_path / "snap.hdf5", a_galaxy)
-    with h5py.File(path, "r+") as file:
-        change(file)
+    layouts.edit(path, change)
     aperture = "" if "aperture" in keys else "aperture: {kpc: 60}\n"
     text = f"name: s\nformat: gizmo\nsnapshots: snap.hdf5\n{aperture}{keys}\n"
     said = describe(written(tmp_path, text))

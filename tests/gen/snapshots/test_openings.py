@@ -14,7 +14,6 @@ from kinmass.gen.snapshots.parts import find_part, keep_parts, stage_once
 from kinmass.gen.snapshots.snapshot import Snapshot
 
 LAYOUTS = {"gizmo": layouts.fire, "arepo": layouts.tng, "eagle": layouts.eagle, "swift": layouts.swift}
-DARK = {"dark": ["PartType1"]}
 FILES = 4
 
 
@@ -42,7 +41,7 @@ def opened(archive, monkeypatch):
 
 
 def galaxy(archive, **options):
-    with Snapshot(*archive, DARK, **options) as snapshot:
+    with Snapshot(*archive, layouts.DARK, **options) as snapshot:
         return {name: p.mass_msun for name, p in snapshot.galaxy(np.full(3, 5.0), 12.0).components().items()}, (
             snapshot.units
         )
@@ -59,7 +58,7 @@ def test_who_opens_it_again_opens_none_of_its_files_but_the_first(archive, opene
     kept = {"indexes": tmp_path / "kept"}
     first, _ = galaxy(archive, **kept)
     opened.clear()
-    with Snapshot(*archive, DARK, **kept) as snapshot:
+    with Snapshot(*archive, layouts.DARK, **kept) as snapshot:
         assert set(opened) == {archive[0].name}
         assert snapshot.units == units
         again = {n: p.mass_msun for n, p in snapshot.galaxy(np.full(3, 5.0), 12.0).components().items()}

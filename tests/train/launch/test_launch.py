@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import KEPT, LOCKS, ROOT, command
+from conftest import KEPT, LOCKS, ROOT, command, until
 
 from kinmass.eval.__main__ import main as evaluate
+from kinmass.gen.storage.lock import boot_id
 from kinmass.train.__main__ import main
 from kinmass.train.launch.commands import refuse_without_slurm
 from kinmass.train.launch.job import FitJob
 from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
-from kinmass.train.launch.status import LaunchedJob, boot_id, start_ticks, states, write_launched
+from kinmass.train.launch.status import LaunchedJob, start_ticks, states, write_launched
 from kinmass.train.launch.submission import _digest_of
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, fit
@@ -49,26 +50,12 @@ def wait_for(out: Path, name: str, runs: int = 1, seconds: float = 200) -> list[
         time.sleep(0.2)
 
 
-def wait_for_checkpoint(run: Path, seconds: float = 200) -> None:
-    deadline_s = time.monotonic() + seconds
-    while not (run / "last.pt").exists():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-
-
 def lane_of(out: Path, run: str = ".") -> int:
     return json.loads((out / "logs" / "launched.json").read_text())["jobs"][run]["pid"]
 
 
 def children(pid: int) -> list[int]:
     return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def wait_for_end(pid: int, seconds: float = 60) -> None:
-    deadline_s = time.monotonic() + seconds
-    while start_ticks(pid):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)
 
 
 def launch(capsys: pytest.CaptureFixture[str], *options: object) -> str:
@@ -130,7 +117,7 @@ def test_a_killed_and_a_stopped_job_go_on_when_launched_again(map_store, tmp_pat
     out, config = tmp_path / "run", SMALL | {"steps": 160, "patience": 100}
     options = ("--store", map_store, "--tracer", "gas", "--out", out, *flags(**config))
     launch(capsys, *options)
-    wait_for_checkpoint(out)
+    until((out / "last.pt").exists)
     assert "left alone" in launch(capsys, *options)  # never two writers in one folder
     lane = lane_of(out)
     (rank_pid,) = children(lane)
@@ -138,13 +125,10 @@ def test_a_killed_and_a_stopped_job_go_on_when_launched_again(map_store, tmp_pat
     (status_line,) = wait_for(out, "gone", seconds=100)
     assert f"process {lane} ended without a word" in status_line
     assert "launch it again" in status_line
-    wait_for_end(rank_pid)
+    until(lambda: not start_ticks(rank_pid), 60)
     step = states(out)[0].step
     launch(capsys, *options)
-    deadline_s = time.monotonic() + 200
-    while states(out)[0].step == step:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+    until(lambda: states(out)[0].step != step)
     os.kill(lane_of(out), signal.SIGTERM)
     wait_for(out, "stopped", seconds=200)
     assert step < states(out)[0].step < 160
@@ -159,13 +143,13 @@ def test_one_process_that_dies_ends_the_job_and_is_named(map_store, tmp_path, ca
     out = tmp_path / "run"
     options = ("--processes-per-node", 2, "--store", map_store, "--tracer", "gas", "--out", out)
     launch(capsys, *options, *flags(steps=4000, patience=1000))
-    wait_for_checkpoint(out)
+    until((out / "last.pt").exists)
     lane = lane_of(out)
     rank_pids = children(lane)
     os.kill(rank_pids[1], signal.SIGKILL)
     (status_line,) = wait_for(out, "failed", seconds=200)
     assert "process 1 was killed by SIGKILL" in status_line
-    wait_for_end(rank_pids[0])
+    until(lambda: not start_ticks(rank_pids[0]), 60)
 
 
 def test_a_traceback_is_in_the_log_that_status_names(map_store, tmp_path, capsys):

@@ -111,6 +111,19 @@ def end(processes: list[Started], timeout: float = 200) -> list[tuple[int, str, 
     return [(p.returncode, *text) for p, text in zip(processes, texts, strict=True)]
 
 
+def assert_refused(config: FitConfig, run: Path, words: str) -> None:
+    """A fit does not begin, nor go on, and says so in these words."""
+    with pytest.raises(RunError, match=words):
+        fit(config, run, quiet=True)
+
+
+def stop_at_once(config: FitConfig, run: Path, words: str = "stopped at step") -> None:
+    """Begin a fit, or go on with it, and stop before its next step."""
+    ddp.request_stop()
+    with pytest.raises(Stopped, match=words):
+        fit(config, run)
+
+
 def wait_for(path: Path, processes: list[Started], after: float = 0.0) -> None:
     """Until a file is written later than `after`, or a process has ended."""
     for _ in range(6000):
@@ -181,17 +194,21 @@ def test_lanes_pass_every_view_once_an_epoch(window):
     assert len(set(steps)) == len(steps)
 
 
+def open_batches(map_store: Path, batch: int, window: int = 0) -> tuple[loader.Galaxies, loader.Loader]:
+    """The galaxies to train on and the batches of their views, as one process has them."""
+    galaxies = loader.galaxies_of(map_store, loader.done_galaxies(map_store, SUITES), "train")
+    selection = loader.ViewSelection("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
+    return galaxies, loader.open_loader(galaxies, selection, batch, 0, window, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("window", [0, 1, 3])
 def test_loaders_give_the_maps_of_the_store(map_store, window):
     """Kept in memory or streamed: the maps of the view that the loader names, as read_views reads them."""
-    instrument, path = INSTRUMENTS["ifu"], map_store
-    galaxies = loader.galaxies_of(path, loader.done_galaxies(path, SUITES), "train")
-    selection = loader.ViewSelection("both", instrument, 0, lambda observed, r_e: torch.zeros(len(observed)))
-    batches = loader.open_loader(galaxies, selection, 8, 0, window, torch.device("cpu"))
+    galaxies, batches = open_batches(map_store, 8, window)
     expected = {}
     for suite in SUITES:
-        views = read_views(path, suite, "train")
-        views = views[usable(views, "both", instrument)]
+        views = read_views(map_store, suite, "train")
+        views = views[usable(views, "both", INSTRUMENTS["ifu"])]
         expected |= {
             name: (view_maps, r_e)
             for name, view_maps, r_e in zip(views.ids(), views.maps, views.half_mass_radius_kpc, strict=True)
@@ -219,9 +236,7 @@ def test_a_run_that_is_given_less_memory_goes_on_with_it(map_store, tmp_path, st
     """It began on a larger machine, with all maps in memory: here it would be killed, whatever --memory-gb says."""
     run = shutil.copytree(stopped, tmp_path / "run")
     for memory_gb, how in ((0.0, "maps in memory"), (1e-4, "streamed, 1 steps at a time"), (0.0, "streamed, 1 steps")):
-        ddp.request_stop()
-        with pytest.raises(Stopped):
-            fit(config_of(map_store, **LONG, memory_gb=memory_gb), run)
+        stop_at_once(config_of(map_store, **LONG, memory_gb=memory_gb), run)
         messages = capsys.readouterr().err
         assert how in messages
         assert "going on from step" in messages
@@ -266,9 +281,7 @@ def test_processes_share_the_maps_and_no_view_is_validated_twice(map_store):
     sums = np.empty(6)
     for rank in range(2):
         sums[rank::2] = shares[rank][3]
-    galaxies = loader.galaxies_of(map_store, loader.done_galaxies(map_store, SUITES), "train")
-    selection = loader.ViewSelection("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
-    maps_of_one_process = loader.open_loader(galaxies, selection, 6, 0, 0, torch.device("cpu")).next(0)[1]
+    maps_of_one_process = open_batches(map_store, 6)[1].next(0)[1]
     np.testing.assert_array_equal(sums, maps_of_one_process.sum((1, 2, 3)))
 
 
@@ -404,9 +417,7 @@ def test_a_loss_that_is_no_number_on_one_rank_is_named_by_all(map_store, tmp_pat
     done = end(start([script, "nan", *fit_line(map_store, tmp_path / "run")[2:]], 2))
     assert [code for code, _, _ in done] == [1, 1], done
     messages = [re.search(r"kinmass fit: (.*)", errors)[1] for _, _, errors in done]
-    galaxies = loader.galaxies_of(map_store, loader.done_galaxies(map_store, SUITES), "train")
-    selection = loader.ViewSelection("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
-    batches = loader.open_loader(galaxies, selection, 8, 0, 0, torch.device("cpu"))
+    galaxies, batches = open_batches(map_store, 8)
     culprit = galaxies.id(batches.table.place[batches.next(0)[0][1::2][2]])
     told = [message.split("; look at them")[0] for message in messages]
     assert told == [f"loss is not finite at step 0; views: {culprit}"] * 2
@@ -587,16 +598,13 @@ def test_a_checkpoint_cut_short_falls_back_on_the_one_before(map_store, tmp_path
     checkpoint = (run / "last.pt").read_bytes()
     (run / "last.pt").write_bytes(checkpoint[: len(checkpoint) // 2])
     step_before = read_tensors(run / "previous.pt")["step"]
-    ddp.request_stop()
-    with pytest.raises(Stopped, match=f"at step {step_before} of"):
-        fit(config_of(map_store, **LONG), run)
+    stop_at_once(config_of(map_store, **LONG), run, f"at step {step_before} of")
     messages = capsys.readouterr().err
     assert "last.pt: cannot be read as a checkpoint" in messages
     assert f"going on from previous.pt, step {step_before}" in messages
     for name in ("last.pt", "previous.pt"):
         (run / name).write_bytes(checkpoint[: len(checkpoint) // 2])
-    with pytest.raises(RunError, match="remove it to begin anew"):
-        fit(config_of(map_store, **LONG), run, quiet=True)
+    assert_refused(config_of(map_store, **LONG), run, "remove it to begin anew")
 
 
 @pytest.mark.parametrize("spoil", ["weights alone", "galaxies", "run", "step", "model", "sums"])
@@ -607,12 +615,9 @@ def test_a_file_that_is_no_checkpoint_of_a_fit_is_refused_in_words(map_store, tm
     bad = good["best_weights"] if spoil == "weights alone" else good | {spoil: {} if spoil == "run" else 0.5}
     write_tensors(run / "last.pt", bad)
     if spoil in ("model", "sums"):  # which only a network can tell
-        with pytest.raises(RunError, match="its checkpoint is of another network"):
-            fit(config_of(map_store, **LONG), run, quiet=True)
+        assert_refused(config_of(map_store, **LONG), run, "its checkpoint is of another network")
         return
-    ddp.request_stop()
-    with pytest.raises(Stopped):
-        fit(config_of(map_store, **LONG), run)
+    stop_at_once(config_of(map_store, **LONG), run)
     assert "last.pt: holds no checkpoint of a fit: missing or wrong in it are" in capsys.readouterr().err
 
 
@@ -621,17 +626,13 @@ def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_
     with pytest.raises(RunError, match=r"settings: batch \(8 there, 16 asked for\), width \(4 there, 8 asked for\)"):
         fit(config_of(map_store, **LONG | {"width": 8, "batch": 16}), run, quiet=True)
     moved = shutil.copytree(map_store, tmp_path / "moved.zarr", ignore=LOCKS)
-    ddp.request_stop()
-    with pytest.raises(Stopped):
-        fit(config_of(moved, **LONG), run, quiet=True)
+    stop_at_once(config_of(moved, **LONG), run)
     group = zarr.open_group(moved / "quiet", mode="r+")
     group.attrs["config"] = group.attrs["config"] | {"seed": 7}
-    with pytest.raises(RunError, match=r"settings: seed of quiet \(0 there, 7 asked for\)"):
-        fit(config_of(moved, **LONG), run, quiet=True)
+    assert_refused(config_of(moved, **LONG), run, r"settings: seed of quiet \(0 there, 7 asked for\)")
     group.attrs["config"] = group.attrs["config"] | {"seed": 0}
     group["galaxy"][:2] = group["galaxy"][:2][::-1]
-    with pytest.raises(RunError, match="settings: list of galaxies of quiet"):
-        fit(config_of(moved, **LONG), run, quiet=True)
+    assert_refused(config_of(moved, **LONG), run, "settings: list of galaxies of quiet")
 
 
 def test_a_checkpoint_of_another_run_is_not_gone_on_with(map_store, tmp_path, stopped):
@@ -639,8 +640,9 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(map_store, tmp_path, st
     run, checkpoint = shutil.copytree(stopped, tmp_path / "run"), read_tensors(stopped / "last.pt")
     checkpoint["run"]["fit"]["seed"] = 1
     write_tensors(run / "last.pt", checkpoint)
-    with pytest.raises(RunError, match=r"its checkpoint is of another run: seed \(1 there, 0 asked for\)"):
-        fit(config_of(map_store, **LONG), run, quiet=True)
+    assert_refused(
+        config_of(map_store, **LONG), run, r"its checkpoint is of another run: seed \(1 there, 0 asked for\)"
+    )
 
 
 def test_galaxies_of_the_same_names_are_not_the_same_galaxies(map_store, tmp_path, stopped, two_runs):
@@ -649,18 +651,14 @@ def test_galaxies_of_the_same_names_are_not_the_same_galaxies(map_store, tmp_pat
     sizes = zarr.open_group(other / "quiet", mode="r+")["half_mass_radius"]
     sizes[:] = 1.001 * sizes[:]
     run = shutil.copytree(stopped, tmp_path / "run")
-    ddp.request_stop()
-    with pytest.raises(Stopped):  # rounding, or a version that measures a little differently
-        fit(config_of(other, **LONG), run, quiet=True)
+    stop_at_once(config_of(other, **LONG), run)  # rounding, or a version that measures a little differently
     sizes[:] = 1.1 * sizes[:]
-    with pytest.raises(RunError, match=r"settings: R_e of snap_.* kpc there, .* kpc asked for\)"):
-        fit(config_of(other, **LONG), run, quiet=True)
+    assert_refused(config_of(other, **LONG), run, r"settings: R_e of snap_.* kpc there, .* kpc asked for\)")
     finished = shutil.copytree(two_runs / "0", tmp_path / "finished")
     with pytest.raises(RunError, match=r"settings: R_e of snap_"):  # it would pass for one that was trained there
         fit(config_of(other, steps=4), finished, quiet=True)
     (finished / "calibration.json").unlink()
-    with pytest.raises(RunError, match=r"settings: R_e of snap_"):
-        fit(config_of(other, steps=4), finished, quiet=True)
+    assert_refused(config_of(other, steps=4), finished, r"settings: R_e of snap_")
     old = json.loads((finished / "run.json").read_text())
     for suite in old["store"].values():
         del suite["sizes"]  # of a run from before they were kept
@@ -705,9 +703,8 @@ def test_a_stop_without_room_for_its_checkpoint_does_not_promise_one(map_store, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("kinmass.train.loop.rounds.write_last", no_room)
-    ddp.request_stop()
-    with pytest.raises(Stopped, match=r"at step 0 of 12; no checkpoint of it could be written: .* the one before"):
-        fit(config_of(map_store), tmp_path / "run", quiet=True)
+    words = "at step 0 of 12; no checkpoint of it could be written: .* the one before"
+    stop_at_once(config_of(map_store), tmp_path / "run", words)
 
 
 # ---- bad input
@@ -740,9 +737,7 @@ def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path
     group["status"][7:] = store.PENDING
     fit(config_of(path), tmp_path / "whole")
     assert "quiet: 5 of 12 galaxies are not mapped yet; using those that are done" in capsys.readouterr().err
-    ddp.request_stop()
-    with pytest.raises(Stopped):
-        fit(config_of(path), tmp_path / "run", quiet=True)
+    stop_at_once(config_of(path), tmp_path / "run")
     capsys.readouterr()
     group["status"][7:] = store.DONE
     fit(config_of(path), tmp_path / "run")
@@ -862,11 +857,8 @@ def test_a_run_json_that_is_lost_is_told_by_the_checkpoint(map_store, tmp_path, 
     (run / "run.json").unlink()
     if content is not None:
         (run / "run.json").write_bytes(content)
-    with pytest.raises(RunError, match=r"settings: width \(4 there, 8 asked for\)"):
-        fit(config_of(map_store, **LONG | {"width": 8}), run, quiet=True)
-    ddp.request_stop()
-    with pytest.raises(Stopped):
-        fit(config_of(map_store, **LONG), run)
+    assert_refused(config_of(map_store, **LONG | {"width": 8}), run, r"settings: width \(4 there, 8 asked for\)")
+    stop_at_once(config_of(map_store, **LONG), run)
     messages = capsys.readouterr().err
     assert f"run.json is {'missing' if content is None else 'damaged'}; going by what the checkpoint says" in messages
     assert f"going on from step {read_tensors(stopped / 'last.pt')['step']}" in messages
@@ -880,8 +872,7 @@ def test_a_run_json_that_is_lost_before_anything_was_trained(map_store, tmp_path
     fit(config_of(map_store, steps=4), run, quiet=True)
     assert load(run)
     (run / "run.json").write_text("")
-    with pytest.raises(RunError, match="damaged, and nothing else says of what its weights are; remove"):
-        fit(config_of(map_store, steps=4), run, quiet=True)
+    assert_refused(config_of(map_store, steps=4), run, "damaged, and nothing else says of what its weights are; remove")
 
 
 @pytest.fixture(scope="module")
@@ -966,8 +957,7 @@ def test_a_run_from_before_a_setting_that_changes_no_result_goes_on(map_store, t
     assert fit(config_of(map_store, steps=4), run, quiet=True) == content
     del content["fit"]["width"]
     (run / "run.json").write_text(json.dumps(content))
-    with pytest.raises(RunError, match="another version, which differs in the settings width"):
-        fit(config_of(map_store, steps=4), run, quiet=True)
+    assert_refused(config_of(map_store, steps=4), run, "another version, which differs in the settings width")
 
 
 def test_a_run_json_with_keys_too_few_or_too_many_is_refused_in_a_sentence(map_store, tmp_path, two_runs):
@@ -1043,8 +1033,7 @@ def test_a_batch_that_is_chosen_stays_the_runs_own(map_store, tmp_path, capsys):
     begun = tmp_path / "begun"
     fit(larger, begun, quiet=True)
     assert fit(config_of(map_store, batch=0, steps=4), begun, quiet=True)["fit"]["batch"] == 16
-    with pytest.raises(RunError, match="settings: learning_rate"):
-        fit(config_of(map_store, batch=0, learning_rate=1e-3, steps=4), begun, quiet=True)
+    assert_refused(config_of(map_store, batch=0, learning_rate=1e-3, steps=4), begun, "settings: learning_rate")
     with pytest.raises(SystemExit):
         main(["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(begun), "--batch", "0"])
     assert "batch must be at least 1, or auto, not '0'" in capsys.readouterr().err

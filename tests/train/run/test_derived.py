@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import KEPT, SUITES
 
+from kinmass.gen.storage.lock import boot_id
 from kinmass.train.__main__ import main
-from kinmass.train.launch.status import LaunchedJob, boot_id, start_ticks, states, write_launched
+from kinmass.train.launch.status import LaunchedJob, start_ticks, states, write_launched
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit, fit_ensemble
 from kinmass.train.run import calibration

@@ -103,7 +103,7 @@ def _suite_lines(suite: Suite) -> list[str]:
     chosen_haloes = [halo for halo, reason in zip(haloes, reasons, strict=True) if not reason]
     times = of_several_times(suite, [*facts.values()], haloes)
     odd += filter(None, [times, at_one_place(suite, first, chosen_haloes)])
-    lines.append(f"  galaxies    {len(chosen_haloes)} of {len(haloes)} would be mapped")
+    lines.append(f"  galaxies    {len(chosen_haloes)} of {len(haloes)} pass `selection`")
     lines += [f"              {n} not: {reason}" for reason, n in Counter(filter(None, reasons)).most_common()]
     if not chosen_haloes:
         wrong.append(
@@ -113,10 +113,14 @@ def _suite_lines(suite: Suite) -> list[str]:
         )
     listed = chosen_haloes[:LISTED]
     problems = [_find_problem(contents, suite, halo, path) for halo in listed]
-    reasons = _try_to_map(contents, suite, listed) if not (wrong or any(problems)) else problems
+    is_tried = _is_whole(contents) and not wrong
+    without = [halo for halo, problem in zip(listed, problems, strict=True) if not problem]
+    tried = iter(_try_to_map(contents, suite, without) if is_tried else [""] * len(without))
+    reasons = [problem or next(tried) for problem in problems]
+    fine = "ok" if is_tried else "nothing found wrong, not mapped here"
     galaxies_by_reason: dict[str, list[str]] = defaultdict(list)
     for halo, reason in zip(listed, reasons, strict=True):
-        lines.append(f"              {suite.galaxy_name(first, halo.name)}  {reason or 'ok'}")
+        lines.append(f"              {suite.galaxy_name(first, halo.name)}  {reason or fine}")
         galaxies_by_reason[reason].append(halo.name)
     works = galaxies_by_reason.pop("", None) is not None and not any(problems)  # for others than these
     (odd if works else wrong).extend(f"galaxy {', '.join(names)}: {why}" for why, names in galaxies_by_reason.items())
@@ -144,13 +148,13 @@ def _disagreements(facts_by_snapshot: dict[Path, dict[str, str]]) -> list[str]:
     )
 
 
-def _try_to_map(contents: Sketch, suite: Suite, haloes: list[Halo]) -> list[str]:
-    """Say of each galaxy why it could not be mapped, "" where nothing is wrong: it is mapped, and forgotten.
+def _is_whole(contents: Sketch) -> bool:
+    """Tell whether a snapshot is so small that it was sampled whole, and its galaxies can be mapped in a moment."""
+    return all(sample.is_whole for sample in contents.samples.values())
 
-    Only of a snapshot that is small enough to be sampled whole; of another nothing is said.
-    """
-    if not all(sample.is_whole for sample in contents.samples.values()):
-        return [""] * len(haloes)
+
+def _try_to_map(contents: Sketch, suite: Suite, haloes: list[Halo]) -> list[str]:
+    """Say of each galaxy why it could not be mapped, "" where nothing is wrong: it is mapped, and forgotten."""
     with tempfile.TemporaryDirectory(prefix="kinmass-") as folder:
         worker = Worker(Path(folder), Settings(pixels=4))
         try:

@@ -315,7 +315,7 @@ def test_what_check_advises_can_be_tried(a_galaxy, tmp_path):
     suite = written(tmp_path, draft(path) + "units: {length_kpc: 1, mass_msun: 1, velocity_kms: 1}\n")
     description = "\n".join(describe(suite))
     assert "from the suite file" in description
-    assert "galaxies    1 of 1 would be mapped" in description
+    assert "galaxies    1 of 1 pass `selection`" in description
     assert "verdict     can be mapped" in description
 
 
@@ -325,7 +325,7 @@ def test_a_suite_says_which_galaxies_would_be_mapped_and_why_others_not(a_galaxy
     (tmp_path / "t.csv").write_text(f"id,x,y,z,n_stars,central\n{rows}")
     text = f"name: s\nformat: gizmo\nsnapshots: {path.name}\naperture: {{kpc: 30}}\n"
     description = "\n".join(describe(written(tmp_path, text + "catalogue: {format: table, path: t.csv}\n")))
-    assert "galaxies    2 of 4 would be mapped" in description
+    assert "galaxies    2 of 4 pass `selection`" in description
     assert "1 not: which: central" in description
     assert "1 not: min_stars: 200" in description
     assert "snap_7:a  ok" in description

@@ -22,7 +22,7 @@ _COSMOLOGY = (
 )  # fmt: skip
 #: Types of particles (typedefs.h): dark matter, stars, alone or in clusters, and dark matter or stars around which the
 #: grid must be refined.
-DARK, STARS, MUST_REFINE = 1, (2, 5, 7), 4
+DARK, STARS, TRACER, MUST_REFINE = 1, (2, 5, 7), 3, 4
 #: Of stars that have exploded Enzo keeps 1e-20 of the mass (StarParticleDeath.C); no particle is as light as this.
 LEAST_MSUN = 1e-6
 
@@ -32,6 +32,7 @@ class Enzo(GridFormat):
 
     name = "enzo"
     container = "enzo"
+    others = ("other",)
     cell_fields = tuple(("enzo", name) for name in ("x-velocity", "y-velocity", "z-velocity", "Density"))
 
     def files(self, path: Path) -> list[Path]:
@@ -155,7 +156,7 @@ class Enzo(GridFormat):
         return tuple(name for name in names if name in ds.field_list)
 
     def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
-        """Tell stars and dark matter apart; tracers, sinks, black holes and stars that have exploded are neither.
+        """Tell stars, dark matter and others apart, as sinks; tracers and exploded stars are none of these.
 
         Young stars that are to explode one by one are of the type that must be refined until then
         (Grid_StarParticleHandler.C), and stars that were made and do not shine yet have a negative type. Dark matter
@@ -166,7 +167,8 @@ class Enzo(GridFormat):
         if ("io", "particle_type") in raw:
             kind = raw["io", "particle_type"]
             stars = heavy & (np.isin(np.abs(kind), STARS) | ((np.abs(kind) == MUST_REFINE) & born))
-            return {"stars": stars, "dark": heavy & ~born & np.isin(kind, (DARK, MUST_REFINE))}
+            dark = heavy & ~born & np.isin(kind, (DARK, MUST_REFINE))
+            return {"stars": stars, "dark": dark, "other": heavy & ~stars & ~dark & (kind != TRACER)}
         return {"stars": heavy & born, "dark": heavy & ~born}
 
     def count_cells(self, ds: Any) -> int:

@@ -52,6 +52,7 @@ class Census:
 class GridFormat(Format):
     """A code that keeps gas in cells of an adaptive grid.
 
+    `others` names the types of particles with mass that belong to no component unless a suite file names them.
     `cell_fields` and `particle_fields` name yt's fields: of a cell its velocity (3) and density, of a particle its
     position (3), velocity (3) and mass. `kind_fields` names what tells the kinds of particles apart.
     """
@@ -63,6 +64,7 @@ class GridFormat(Format):
         "black_holes": [],
         "low_resolution": ["coarse_dark"],
     }
+    others: ClassVar[tuple[str, ...]] = ()
     formed: ClassVar[str] = "none"
     has_parts: ClassVar[bool] = False  # of its census
     version_of_reading: ClassVar[int] = 2  # before, true masses took a cell's gas to be in its centre
@@ -78,7 +80,7 @@ class GridFormat(Format):
 
     @abstractmethod
     def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
-        """Return the masks (N,) of stars and dark particles, from fields that `kind_fields` names."""
+        """Return the masks (N,) of stars, dark particles and `others`, from fields that `kind_fields` names."""
 
     @abstractmethod
     def kind_fields(self, ds: Any) -> tuple[Any, ...]:
@@ -87,6 +89,10 @@ class GridFormat(Format):
     @abstractmethod
     def count_cells(self, ds: Any) -> int:
         """Count the leaf cells of a snapshot by its index."""
+
+    def known_types(self) -> list[str]:
+        """Return the names of all types, those of no component too."""
+        return [*super().known_types(), *self.others]
 
     def check_counts(self, ds: Any, counts: dict[str, int]) -> None:
         """Raise SnapshotError where the counted particles of a type cannot be those of the files' headers."""

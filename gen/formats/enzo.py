@@ -4,6 +4,7 @@ Layout: Enzo's documentation, Output Formats, and yt's frontend. `snapshots` nam
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,10 @@ class Enzo(GridFormat):
             dark = heavy & ~born & np.isin(kind, (DARK, MUST_REFINE))
             return {"stars": stars, "dark": dark, "other": heavy & ~stars & ~dark & (kind != TRACER)}
         return {"stars": heavy & born, "dark": heavy & ~born}
+
+    def count_particles(self, objects: Sequence[Any]) -> int:
+        """Count the particles of the grids in one file."""
+        return sum(int(grid.NumberOfParticles) for grid in objects)
 
     def count_cells(self, ds: Any) -> int:
         """Count cells that no finer grid covers. Raises SnapshotError where these do not fill the domain."""

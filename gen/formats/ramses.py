@@ -5,7 +5,7 @@ the info file.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,6 +20,7 @@ from kinmass.gen.formats.blocks import Blocks
 from kinmass.gen.formats.fortran import Records
 from kinmass.gen.formats.frontends import open_grid
 from kinmass.gen.formats.grid import GridFormat, Raw
+from kinmass.gen.formats.once import status
 from kinmass.gen.formats.sample import MAX_FILES
 from kinmass.gen.formats.tracers import PROTON_K_PER_KMS2
 
@@ -238,10 +239,10 @@ class Ramses(GridFormat):
         return _by_birth(mass, born, number, _of_header(ds, "nsink"))
 
     def unowned(self, path: Path, owned: set[str]) -> set[str]:
-        """Return the types in no component, as far as some of the files of particles have them: headers do not."""
+        """Return the types in no component, as far as the largest files of particles have them: headers do not."""
         files = [file for file in self.files(path) if file.name.startswith("part")]
-        chosen = {files[i] for i in np.linspace(0, len(files) - 1, min(MAX_FILES, len(files))).astype(int)}
-        return {name for file in chosen for name in _others_in(file)} - owned
+        largest = sorted(files, key=lambda file: status(file).st_size)[-MAX_FILES:]  # where galaxies are
+        return {name for file in largest for name in _others_in(file)} - owned
 
     def check_counts(self, ds: Any, counts: dict[str, int]) -> None:
         """Raise SnapshotError where stars are not those that the header counts: birth times may be another field.
@@ -262,6 +263,10 @@ class Ramses(GridFormat):
     def box_side(self, ds: Any) -> float:
         """Return boxlen: yt measures places and sides in boxes, but densities are per cube of unit_l."""
         return float(ds.parameters["boxlen"])
+
+    def count_particles(self, objects: Sequence[Any]) -> int:
+        """Count the particles of a domain."""
+        return sum(handler.local_particle_count for of in objects for handler in of.domain.particle_handlers)
 
     def count_cells(self, ds: Any) -> int:
         """Count leaf cells: eight for each oct, less one for each oct below the coarsest level."""

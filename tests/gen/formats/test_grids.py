@@ -613,6 +613,17 @@ def test_check_and_draft_know_it(kind, written):
     assert f"format: {kind.split()[-1]}" in draft(path)
 
 
+def test_check_finds_stars_that_lie_in_few_of_many_files(galaxy, tmp_path):
+    """Sixteen of 64 domains are looked into: those with the most particles, and some for the rest."""
+    path = grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY, domains=64)
+    lines = "\n".join(describe(path))
+    assert "500 particles of stars" in lines
+    assert "can be mapped" in lines
+    n_gas = int(re.search(r"gas +([\d,]+) particles", lines)[1].replace(",", ""))
+    with opened("ramses", path) as snapshot:
+        assert n_gas == pytest.approx(snapshot.counts["gas"], rel=0.1)
+
+
 def test_cold_gas_is_told_by_its_pressure(written):
     with opened("ramses", written["ramses", "middle"], tracers=Tracers(gas="cold", cold_below_k=1e9)) as snapshot:
         cells = snapshot.everything("gas")

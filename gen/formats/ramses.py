@@ -73,6 +73,7 @@ class Ramses(GridFormat):
     container = "ramses"
     has_domains = True
     others = ("clouds", "debris", "other")
+    version_of_reading = 3  # before, stars with negative numbers of eight bytes were left out
     cell_fields = tuple(("ramses", name) for name in ("x-velocity", "y-velocity", "z-velocity", "Density"))
 
     def files(self, path: Path) -> list[Path]:

@@ -12,9 +12,11 @@ import h5py
 import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology
+from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology, reading
 from kinmass.gen.formats.frontends import open_grid
 from kinmass.gen.formats.grid import GridFormat, Raw
+from kinmass.gen.formats.once import status
+from kinmass.gen.formats.sample import MAX_FILES
 from kinmass.gen.formats.stored import checked
 
 _COSMOLOGY = (
@@ -166,11 +168,14 @@ class Enzo(GridFormat):
         heavy = ~(np.abs(raw["io", "particle_mass"]) * float(ds.mass_unit.in_units("Msun")) <= LEAST_MSUN)  # or NaN
         born = raw.get(("io", "creation_time"), np.zeros(len(heavy))) > 0
         if ("io", "particle_type") in raw:
-            kind = raw["io", "particle_type"]
-            stars = heavy & (np.isin(np.abs(kind), STARS) | ((np.abs(kind) == MUST_REFINE) & born))
-            dark = heavy & ~born & np.isin(kind, (DARK, MUST_REFINE))
-            return {"stars": stars, "dark": dark, "other": heavy & ~stars & ~dark & (kind != TRACER)}
+            return _by_type(heavy, born, raw["io", "particle_type"])
         return {"stars": heavy & born, "dark": heavy & ~born}
+
+    def unowned(self, path: Path, owned: set[str]) -> set[str]:
+        """Return the type `other` unless it is owned, if the largest files of data have such particles."""
+        _, _, *data = self.files(path)
+        largest = sorted(data, key=lambda file: status(file).st_size)[-MAX_FILES:]  # where galaxies are
+        return {"other"} - owned if any(map(_has_others, largest)) else set()
 
     def count_particles(self, objects: Sequence[Any]) -> int:
         """Count the particles of the grids in one file."""
@@ -202,6 +207,25 @@ class Enzo(GridFormat):
             if grid.id not in done:
                 _check_data(grid, [name for kind, name in ds.field_list if kind == "io"])
                 done.add(grid.id)
+
+
+def _by_type(heavy: np.ndarray, born: np.ndarray, kind: np.ndarray) -> dict[str, np.ndarray]:
+    """Tell particles (N,) apart by their types, and by whether they have a mass and a creation time."""
+    stars = heavy & (np.isin(np.abs(kind), STARS) | ((np.abs(kind) == MUST_REFINE) & born))
+    dark = heavy & ~born & np.isin(kind, (DARK, MUST_REFINE))
+    return {"stars": stars, "dark": dark, "other": heavy & ~stars & ~dark & (kind != TRACER)}
+
+
+def _has_others(path: Path) -> bool:
+    """Tell whether a file of data has particles that are neither stars nor dark matter, and have mass."""
+    names = ("particle_mass", "creation_time", "particle_type")
+    with reading(path), h5py.File(path, "r") as file:
+        for group in file.values():
+            if isinstance(group, h5py.Group) and names[2] in group:
+                mass, born, kind = (checked(path, group, name)[()] if name in group else np.zeros(1) for name in names)
+                if _by_type(mass != 0, born > 0, kind)["other"].any():
+                    return True
+    return False
 
 
 def is_parameter_file(head: bytes) -> bool:

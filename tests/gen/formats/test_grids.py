@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from kinmass.gen.campaign.listing import list_snapshot
 from kinmass.gen.constants import KPC_CM, MSUN_G
-from kinmass.gen.formats import SnapshotError
+from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.grid import coarse_above, coarse_above_counted, count_masses
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.look.check import describe
@@ -483,6 +483,7 @@ def test_stars_of_enzo_that_have_ended_are_neither_stars_nor_dark_matter(small, 
     """Exploded ones keep 1e-20 of their mass, remnants their time of creation; one that is not active yet is one."""
     path, n_ended, n_remnants = copied(small["enzo"], tmp_path), [0], [0]
     expected = read_all("enzo", path)
+    assert not FORMATS["enzo"].unowned(path, set())  # there is a tracer
 
     def end(group: h5py.Group) -> None:
         if "particle_type" not in group:
@@ -504,6 +505,8 @@ def test_stars_of_enzo_that_have_ended_are_neither_stars_nor_dark_matter(small, 
     with opened("enzo", path) as snapshot:
         assert snapshot.counts["other"] == n_remnants[0]
     assert f"{n_remnants[0]} particles of other are in no component" in "\n".join(describe(path))
+    suite = Suite(name="x", format="enzo", snapshots="DD????/DD????", aperture={"kpc": 50}, root=path.parents[1])
+    assert "particles of other are in no component" in list_snapshot(suite, path).facts["kernels"]
     assert len(found["stars"]) == len(expected["stars"]) - n_ended[0]
     for name in ("dark", "gas"):  # which is parted by the lightest of its masses
         np.testing.assert_allclose(sorted_rows(found[name]), sorted_rows(expected[name]), rtol=2e-7, atol=1e-5)

@@ -166,7 +166,7 @@ def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:
     with contextlib.suppress(SnapshotError):  # whoever opens it says that its kernel is unknown
         assumed = snapshot_format.smoothing(snapshot).assumed if "PartType0" in types else ""
     components, _ = components_of(snapshot_format, suite.particles.model_dump(exclude_none=True))
-    if unowned := snapshot_format.with_mass(snapshot, present - {t for types in components.values() for t in types}):
+    if unowned := snapshot_format.unowned(snapshot, {t for types in components.values() for t in types}):
         left_out = f"particles of {' and '.join(sorted(unowned))} are in no component, so their mass counts nowhere; "
         assumed = ". ".join(filter(None, [assumed, f"{left_out}if that is not meant name them in `particles`"]))
     return alike.facts(units, types, assumed, snapshot.name)

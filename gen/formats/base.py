@@ -263,9 +263,9 @@ class Format(ABC):
         """Return the particle types that the header lists; empty where the header does not list them."""
         return set()
 
-    def with_mass(self, path: Path, types: set[str]) -> set[str]:
-        """Return those of some types in the snapshot whose particles have a mass that counts."""
-        return types
+    def unowned(self, path: Path, owned: set[str]) -> set[str]:
+        """Return the types in the snapshot that no component owns, and whose particles have a mass that counts."""
+        return self.types(path) - owned
 
     def files(self, path: Path) -> list[Path]:
         """Return all files of the snapshot whose first file is `path`. Raises SnapshotError when one is missing."""

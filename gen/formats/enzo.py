@@ -4,6 +4,7 @@ Layout: Enzo's documentation, Output Formats, and yt's frontend. `snapshots` nam
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import h5py
 import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology
+from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology, reading
 from kinmass.gen.formats.frontends import open_grid
 from kinmass.gen.formats.grid import GridFormat, Raw
+from kinmass.gen.formats.once import status
+from kinmass.gen.formats.sample import MAX_FILES
 from kinmass.gen.formats.stored import checked
 
 _COSMOLOGY = (
@@ -22,7 +25,7 @@ _COSMOLOGY = (
 )  # fmt: skip
 #: Types of particles (typedefs.h): dark matter, stars, alone or in clusters, and dark matter or stars around which the
 #: grid must be refined.
-DARK, STARS, MUST_REFINE = 1, (2, 5, 7), 4
+DARK, STARS, TRACER, MUST_REFINE = 1, (2, 5, 7), 3, 4
 #: Of stars that have exploded Enzo keeps 1e-20 of the mass (StarParticleDeath.C); no particle is as light as this.
 LEAST_MSUN = 1e-6
 
@@ -32,6 +35,7 @@ class Enzo(GridFormat):
 
     name = "enzo"
     container = "enzo"
+    others = ("other",)
     cell_fields = tuple(("enzo", name) for name in ("x-velocity", "y-velocity", "z-velocity", "Density"))
 
     def files(self, path: Path) -> list[Path]:
@@ -155,7 +159,7 @@ class Enzo(GridFormat):
         return tuple(name for name in names if name in ds.field_list)
 
     def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
-        """Tell stars and dark matter apart; tracers, sinks, black holes and stars that have exploded are neither.
+        """Tell stars, dark matter and others apart, as sinks; tracers and exploded stars are none of these.
 
         Young stars that are to explode one by one are of the type that must be refined until then
         (Grid_StarParticleHandler.C), and stars that were made and do not shine yet have a negative type. Dark matter
@@ -164,10 +168,18 @@ class Enzo(GridFormat):
         heavy = ~(np.abs(raw["io", "particle_mass"]) * float(ds.mass_unit.in_units("Msun")) <= LEAST_MSUN)  # or NaN
         born = raw.get(("io", "creation_time"), np.zeros(len(heavy))) > 0
         if ("io", "particle_type") in raw:
-            kind = raw["io", "particle_type"]
-            stars = heavy & (np.isin(np.abs(kind), STARS) | ((np.abs(kind) == MUST_REFINE) & born))
-            return {"stars": stars, "dark": heavy & ~born & np.isin(kind, (DARK, MUST_REFINE))}
+            return _by_type(heavy, born, raw["io", "particle_type"])
         return {"stars": heavy & born, "dark": heavy & ~born}
+
+    def unowned(self, path: Path, owned: set[str]) -> set[str]:
+        """Return the type `other` unless it is owned, if the largest files of data have such particles."""
+        _, _, *data = self.files(path)
+        largest = sorted(data, key=lambda file: status(file).st_size)[-MAX_FILES:]  # where galaxies are
+        return {"other"} - owned if any(map(_has_others, largest)) else set()
+
+    def count_particles(self, objects: Sequence[Any]) -> int:
+        """Count the particles of the grids in one file."""
+        return sum(int(grid.NumberOfParticles) for grid in objects)
 
     def count_cells(self, ds: Any) -> int:
         """Count cells that no finer grid covers. Raises SnapshotError where these do not fill the domain."""
@@ -195,6 +207,25 @@ class Enzo(GridFormat):
             if grid.id not in done:
                 _check_data(grid, [name for kind, name in ds.field_list if kind == "io"])
                 done.add(grid.id)
+
+
+def _by_type(heavy: np.ndarray, born: np.ndarray, kind: np.ndarray) -> dict[str, np.ndarray]:
+    """Tell particles (N,) apart by their types, and by whether they have a mass and a creation time."""
+    stars = heavy & (np.isin(np.abs(kind), STARS) | ((np.abs(kind) == MUST_REFINE) & born))
+    dark = heavy & ~born & np.isin(kind, (DARK, MUST_REFINE))
+    return {"stars": stars, "dark": dark, "other": heavy & ~stars & ~dark & (kind != TRACER)}
+
+
+def _has_others(path: Path) -> bool:
+    """Tell whether a file of data has particles that are neither stars nor dark matter, and have mass."""
+    names = ("particle_mass", "creation_time", "particle_type")
+    with reading(path), h5py.File(path, "r") as file:
+        for group in file.values():
+            if isinstance(group, h5py.Group) and names[2] in group:
+                mass, born, kind = (checked(path, group, name)[()] if name in group else np.zeros(1) for name in names)
+                if _by_type(mass != 0, born > 0, kind)["other"].any():
+                    return True
+    return False
 
 
 def is_parameter_file(head: bytes) -> bool:

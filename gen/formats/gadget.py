@@ -243,9 +243,9 @@ class Gadget(Format):
         counts = np.ravel(attrs.get("NumPart_Total", attrs.get("NumPart_ThisFile", [])))
         return {f"PartType{i}" for i, n in enumerate(counts) if scalar(n) > 0}
 
-    def with_mass(self, path: Path, types: set[str]) -> set[str]:
-        """Return those of some types whose mass counts: SWIFT's neutrinos are left out, and TNG's tracers have none."""
-        types = types - self.left_out
+    def unowned(self, path: Path, owned: set[str]) -> set[str]:
+        """Return the types that no component owns: not SWIFT's neutrinos, which are left out, nor TNG's tracers."""
+        types = self.types(path) - owned - self.left_out
         with contextlib.suppress(OSError), h5py.File(path, "r") as file:
             groups = {name: file.get(name) for name in types}
             types -= {name for name, group in groups.items() if isinstance(group, h5py.Group) and "TracerID" in group}

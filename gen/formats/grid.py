@@ -6,7 +6,7 @@ coarse_dark, with Coordinates, Velocities, Masses and, of gas, Sides. A cell bel
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,7 @@ class Census:
 class GridFormat(Format):
     """A code that keeps gas in cells of an adaptive grid.
 
+    `others` names the types of particles with mass that belong to no component unless a suite file names them.
     `cell_fields` and `particle_fields` name yt's fields: of a cell its velocity (3) and density, of a particle its
     position (3), velocity (3) and mass. `kind_fields` names what tells the kinds of particles apart.
     """
@@ -63,6 +64,7 @@ class GridFormat(Format):
         "black_holes": [],
         "low_resolution": ["coarse_dark"],
     }
+    others: ClassVar[tuple[str, ...]] = ()
     formed: ClassVar[str] = "none"
     has_parts: ClassVar[bool] = False  # of its census
     version_of_reading: ClassVar[int] = 2  # before, true masses took a cell's gas to be in its centre
@@ -78,15 +80,23 @@ class GridFormat(Format):
 
     @abstractmethod
     def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
-        """Return the masks (N,) of stars and dark particles, from fields that `kind_fields` names."""
+        """Return the masks (N,) of stars, dark particles and `others`, from fields that `kind_fields` names."""
 
     @abstractmethod
     def kind_fields(self, ds: Any) -> tuple[Any, ...]:
         """Name yt's fields from which `kinds` follow, among those that the dataset has."""
 
+    def count_particles(self, objects: Sequence[Any]) -> int:
+        """Count the particles in yt's parts of one file by its header; 0 of a code that has one file of particles."""
+        return 0
+
     @abstractmethod
     def count_cells(self, ds: Any) -> int:
         """Count the leaf cells of a snapshot by its index."""
+
+    def known_types(self) -> list[str]:
+        """Return the names of all types, those of no component too."""
+        return [*super().known_types(), *self.others]
 
     def check_counts(self, ds: Any, counts: dict[str, int]) -> None:
         """Raise SnapshotError where the counted particles of a type cannot be those of the files' headers."""
@@ -124,18 +134,17 @@ class GridFormat(Format):
         ds = self.open(staged)
         data = GridData(self, ds, Census({}, {}, np.inf))
         parts: dict[str, list[Sample]] = {}
-        pieces, n_pieces = data.pieces(MAX_FILES)
-        n_read = 0
-        for piece in pieces:
-            n_read += 1
+        counts: dict[str, float] = {}
+        pieces, stands_for = data.pieces(MAX_FILES)
+        for piece, like_it in zip(pieces, stands_for, strict=True):
             for ptype, fields in data.types(piece).items():
                 if len(fields["Masses"]) and (types is None or ptype in types):
-                    n, most = len(fields["Masses"]), -(-max_particles // min(n_pieces, MAX_FILES))
+                    n, most = len(fields["Masses"]), -(-max_particles // len(stands_for))
                     pos, vel, mass = (take(fields[name].__getitem__, n, most) for name in PARTICLE_FIELDS)
                     names = frozenset(name for name, _ in data.names(ptype))
                     parts.setdefault(ptype, []).append(Sample(n, pos, vel, mass, names))
-        share = n_read / max(n_pieces, 1)
-        samples = {ptype: _joined(of, share) for ptype, of in parts.items()}
+                    counts[ptype] = counts.get(ptype, 0.0) + n * like_it
+        samples = {ptype: _joined(of, round(counts[ptype])) for ptype, of in parts.items()}
         return _split_dark(samples, bool(ds.cosmological_simulation))
 
     def _census(self, ds: Any, staged: Path) -> Census:
@@ -147,7 +156,7 @@ class GridFormat(Format):
             domains = Blocks.load(where_file) if self.has_domains else None
             return Census(kept["counts"], extents, kept["coarse_above"], domains)
         data = GridData(self, ds, Census({}, {}, np.inf))
-        pieces, n_pieces = data.pieces()
+        pieces, stands_for = data.pieces()
         dark_masses: dict[float, int] = {}
         counts = {"gas": self.count_cells(ds)}
 
@@ -164,7 +173,7 @@ class GridFormat(Format):
                     if kind == "dark":
                         count_masses(dark_masses, raw[self.particle_fields[6]][mask])
 
-        domains = measured(range(n_pieces), positions, lowest_and_highest, is_single=n_pieces == 1)
+        domains = measured(range(len(stands_for)), positions, lowest_and_highest, is_single=len(stands_for) == 1)
         extents = domains.extents()
         self.check_counts(ds, counts)
         extents["gas"] = np.array([ds.domain_left_edge.d, ds.domain_right_edge.d])
@@ -221,10 +230,10 @@ def count_masses(counts: dict[float, int], masses: np.ndarray) -> None:
         counts[float(mass)] = counts.get(float(mass), 0) + int(n)
 
 
-def _joined(parts: list[Sample], share: float) -> Sample:
-    """Join samples of one type from a share of the files."""
+def _joined(parts: list[Sample], count: int) -> Sample:
+    """Join samples of one type from some of the files; count: of all files."""
     pos, vel, mass = (np.concatenate([getattr(p, name) for p in parts]) for name in ("pos", "vel", "mass"))
-    return Sample(round(sum(p.count for p in parts) / share), pos, vel, mass, parts[0].fields)
+    return Sample(count, pos, vel, mass, parts[0].fields)
 
 
 def _split_dark(samples: dict[str, Sample], expands: bool) -> dict[str, Sample]:
@@ -269,12 +278,21 @@ class GridData:
             self.reader.choose(self.ds, region, self.census.domains)
         return GridRegion(self, region, "sphere")
 
-    def pieces(self, most: int | None = None) -> tuple[Iterator[Any], int]:
-        """Go through the snapshot file by file, or through some of the files spread over it; and how many there are."""
+    def pieces(self, most: int | None = None) -> tuple[Iterator[Any], list[float]]:
+        """Go through the snapshot file by file, or through some of the files; and how many files each stands for.
+
+        Of some, one half are those with the most particles, where a galaxy's stars are, the others are spread over the
+        rest, for which they stand.
+        """
         region = self.ds.all_data()
         region.index._identify_base_chunk(region)
-        n = sum(1 for _ in region.chunks([], "io"))
-        chosen = set(np.linspace(0, n - 1, min(most or n, n)).astype(int).tolist()) if n else set()
+        n_in = np.array([self.reader.count_particles(region._current_chunk.objs) for _ in region.chunks([], "io")])
+        files = np.argsort(-n_in, kind="stable")
+        most = min(most or len(files), len(files))
+        n_alone = most if most == len(files) else most // 2
+        rest = np.sort(files[n_alone:])
+        spread = rest[np.linspace(0, len(rest) - 1, most - n_alone).astype(int)]
+        chosen = {int(i): 1.0 for i in files[:n_alone]} | {int(i): len(rest) / len(spread) for i in spread}
 
         def some() -> Iterator[Any]:
             """Yield the region once for each chosen file, which is checked before and forgotten after."""
@@ -284,7 +302,7 @@ class GridData:
                     yield region
                     region.clear_data()
 
-        return some(), n
+        return some(), [chosen[i] for i in sorted(chosen)]
 
     def types(self, region: Any) -> dict[str, dict[str, np.ndarray]]:
         """Read the main fields of every type of a region; dark matter is not yet split."""

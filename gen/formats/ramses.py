@@ -5,7 +5,7 @@ the info file.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,6 +20,8 @@ from kinmass.gen.formats.blocks import Blocks
 from kinmass.gen.formats.fortran import Records
 from kinmass.gen.formats.frontends import open_grid
 from kinmass.gen.formats.grid import GridFormat, Raw
+from kinmass.gen.formats.once import status
+from kinmass.gen.formats.sample import MAX_FILES
 from kinmass.gen.formats.tracers import PROTON_K_PER_KMS2
 
 _NUMBERS = (
@@ -27,10 +29,18 @@ _NUMBERS = (
 )  # fmt: skip
 #: Newton's constant in cgs; it is 1 in the units of a run without expansion (units.f90).
 _G_CGS = G * KPC_CM * KMS_CM_S**2 / MSUN_G
-#: Families of particles (pm_commons.f90): dark matter and stars; others are clouds of sinks, debris and tracers.
-DARK, STAR = 1, 2
+#: Families of particles with mass (pm_commons.f90); higher ones are of other types. Tracers, which repeat the mass of
+#: what they are in, have families of 0 and less.
+FAMILIES = {"dark": 1, "stars": 2, "clouds": 3, "debris": 4}
+#: The numbers of particles, by yt's name.
+_NUMBER = ("io", "particle_identity")
 #: Names the fields of particles, in outputs since there are families.
 _DESCRIPTOR = "part_file_descriptor.txt"
+#: The fields of particles in files without one, as far as they are read.
+_USUAL_PARTICLES = [
+    *(f"{kind}_{axis}" for kind in ("position", "velocity") for axis in "xyz"),
+    "mass", "identity", "levelp", "birth_time",
+]  # fmt: skip
 #: Debris is of the stars that one cell forms in one step, fewer than this (star_formation.f90); stars are numbered from
 #: 1 on, and the first of a galaxy's explode soon.
 MOST_STARS_OF_DEBRIS = 1000
@@ -62,6 +72,8 @@ class Ramses(GridFormat):
     name = "ramses"
     container = "ramses"
     has_domains = True
+    others = ("clouds", "debris", "other")
+    version_of_reading = 3  # before, stars with negative numbers of eight bytes were left out
     cell_fields = tuple(("ramses", name) for name in ("x-velocity", "y-velocity", "z-velocity", "Density"))
 
     def files(self, path: Path) -> list[Path]:
@@ -192,6 +204,10 @@ class Ramses(GridFormat):
         ds.parameters["ordering type"] = "as chosen"  # yt shall not choose domains by the Hilbert curve
         for domain in ds.index.domains:
             domain.included = partial(_included, domain)
+            for handler in domain.particle_handlers:
+                # Of records of eight bytes that nothing describes yt takes all for doubles: negative numbers are NaN.
+                if handler.field_types.get(_NUMBER) == "d":
+                    handler.field_types[_NUMBER] = "q"
         return ds
 
     def choose(self, ds: Any, region: Any, domains: Blocks) -> None:
@@ -212,23 +228,22 @@ class Ramses(GridFormat):
         """Name the family, or the birth time and the number, of particles."""
         if ("io", "particle_family") in ds.field_list:
             return (("io", "particle_family"),)
-        return tuple(name for name in (_birth_field(ds), ("io", "particle_identity")) if name in ds.field_list)
+        return tuple(name for name in (_birth_field(ds), _NUMBER) if name in ds.field_list)
 
     def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
-        """Tell stars and dark matter apart; sinks' clouds, debris and tracers (no mass) are neither.
-
-        Without families stars have a birth time, and those whose supernovae are still to come a negative number
-        (mechanical feedback, as in NewHorizon). So may have clouds, whose number is that of their sink, and debris,
-        whose number is that of the stars it is of: both are small.
-        """
-        heavy = raw["io", "particle_mass"] != 0
+        """Tell stars, dark matter and others apart; tracers and what has no mass are none of these."""
+        mass = raw["io", "particle_mass"]
         if ("io", "particle_family") in raw:
-            family = raw["io", "particle_family"]
-            return {"stars": heavy & (family == STAR), "dark": heavy & (family == DARK)}
-        born = raw.get(_birth_field(ds), np.zeros(len(heavy))) != 0
-        number = raw.get(("io", "particle_identity"), np.ones(len(heavy)))
-        is_star = (number > 0) | (-number > max(MOST_STARS_OF_DEBRIS, _of_header(ds, "nsink")))
-        return {"stars": heavy & born & is_star, "dark": heavy & ~born & (number > 0)}
+            return _by_family(mass, raw["io", "particle_family"])
+        born = raw.get(_birth_field(ds), np.zeros(len(mass)))
+        number = raw.get(_NUMBER, np.ones(len(mass)))
+        return _by_birth(mass, born, number, _of_header(ds, "nsink"))
+
+    def unowned(self, path: Path, owned: set[str]) -> set[str]:
+        """Return the types in no component, as far as the largest files of particles have them: headers do not."""
+        files = [file for file in self.files(path) if file.name.startswith("part")]
+        largest = sorted(files, key=lambda file: status(file).st_size)[-MAX_FILES:]  # where galaxies are
+        return {name for file in largest for name in _others_in(file)} - owned
 
     def check_counts(self, ds: Any, counts: dict[str, int]) -> None:
         """Raise SnapshotError where stars are not those that the header counts: birth times may be another field.
@@ -249,6 +264,10 @@ class Ramses(GridFormat):
     def box_side(self, ds: Any) -> float:
         """Return boxlen: yt measures places and sides in boxes, but densities are per cube of unit_l."""
         return float(ds.parameters["boxlen"])
+
+    def count_particles(self, objects: Sequence[Any]) -> int:
+        """Count the particles of a domain."""
+        return sum(handler.local_particle_count for of in objects for handler in of.domain.particle_handlers)
 
     def count_cells(self, ds: Any) -> int:
         """Count leaf cells: eight for each oct, less one for each oct below the coarsest level."""
@@ -313,6 +332,56 @@ def _included(domain: Any, selector: Any) -> bool:
     """
     wanted = getattr(selector, "domain_id", None)
     return wanted is None or wanted == domain.domain_id
+
+
+def _by_family(mass: np.ndarray, family: np.ndarray) -> dict[str, np.ndarray]:
+    """Tell particles (N,) apart by their families."""
+    masks = {name: (mass != 0) & (family == number) for name, number in FAMILIES.items()}
+    return masks | {"other": (mass != 0) & (family > max(FAMILIES.values()))}
+
+
+def _by_birth(mass: np.ndarray, born: np.ndarray, number: np.ndarray, n_sinks: int) -> dict[str, np.ndarray]:
+    """Tell particles (N,) without families apart.
+
+    Stars have a birth time, and those whose supernovae are still to come a negative number (mechanical feedback, as in
+    NewHorizon). So may have clouds, whose number is that of their sink, and debris, whose number is that of the stars
+    it is of: both are small.
+    """
+    heavy, is_born = mass != 0, born != 0
+    is_star = (number > 0) | (-number > max(MOST_STARS_OF_DEBRIS, n_sinks))
+    masks = {"stars": heavy & is_born & is_star, "dark": heavy & ~is_born & (number > 0)}
+    return masks | {"other": heavy & ~masks["stars"] & ~masks["dark"]}
+
+
+def _others_in(path: Path) -> set[str]:
+    """Return the types in one file of particles that are neither stars nor dark matter, and have mass."""
+    sizes = _field_bytes(path.parent)
+    names = _descriptor_lines(path.with_name(_DESCRIPTOR)) or _USUAL_PARTICLES
+    with Records(path) as records:
+        for _ in range(7):
+            records.skip()
+        n_sinks = int(records.read("i4", 1)[0])
+        records_at, n_bytes = [], []
+        while records.at < records.size:
+            records_at.append(records.at)
+            n_bytes.append(records.skip())
+        n = (n_bytes[names.index("mass")] // (sizes[names.index("mass")] if sizes else 8)) if n_bytes else 0
+
+        def read(name: str, kind: str) -> np.ndarray:
+            """Read one field (N,); zeros where there is none."""
+            if not n or name not in names or names.index(name) >= len(n_bytes):
+                return np.zeros(n)
+            records.at = records_at[names.index(name)]
+            return records.read(f"{kind}{n_bytes[names.index(name)] // n}", n)
+
+        if "family" in names:
+            family = read("family", "i")  # most files have no others: then the larger masses are not read
+            masks = _by_family(read("mass", "f"), family) if (family > FAMILIES["stars"]).any() else {}
+        else:
+            number = read("identity", "i")
+            is_any = bool((number <= 0).any())
+            masks = _by_birth(read("mass", "f"), read("birth_time", "f"), number, n_sinks) if is_any else {}
+    return {name for name, mask in masks.items() if mask.any()} & set(Ramses.others)
 
 
 def _birth_field(ds: Any) -> tuple[str, str]:

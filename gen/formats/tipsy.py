@@ -225,7 +225,12 @@ class Tipsy(Format):
             )
         comoving = bool(suite_units.get("cosmological", parameters.get("bComove", 0)))
         a, hubble = (self._header(path)[0], 1.0) if comoving else (1.0, 1.0)
-        if comoving and "dHubble0" in parameters:
+        if comoving and "dHubble0" not in parameters:  # the codes do not run without it
+            raise SnapshotError(
+                f"{path}: {param.name} is a comoving run's and has no dHubble0, from which h follows, and units of "
+                "catalogues; write it, H0 in code units (2.894405 where a density of 1 is the critical one)"
+            )
+        if comoving:
             # dHubble0 is in units of 1 / code time, with code time = 1/sqrt(G rho), rho = code mass / code volume.
             hubble = parameters["dHubble0"] * float(np.sqrt(G * mass_msun / length_kpc**3)) / 0.1
         # Gasoline's time unit is 1/sqrt(G rho); comoving velocities carry a factor a.

@@ -366,6 +366,16 @@ def test_a_param_of_an_expanding_run_that_does_not_say_comoving_is_asked(tmp_pat
     assert not FORMATS["tipsy"].units(path, {}).cosmological
 
 
+def test_a_param_of_a_comoving_run_without_its_hubble_constant_is_refused(tmp_path):
+    """Catalogues in kpc/h were read as in kpc; one that does not expand has no need of it."""
+    path = layouts.tipsy(tmp_path / "run.00128", layouts.galaxy())
+    param = path.with_suffix(".param")
+    param.write_text(re.sub("dHubble0 .*\n", "", param.read_text()))
+    with pytest.raises(SnapshotError, match=r"run.param is a comoving run's and has no dHubble0"):
+        FORMATS["tipsy"].units(path, {})
+    assert FORMATS["tipsy"].units(path, {"cosmological": False}).hubble == 1
+
+
 @pytest.mark.parametrize(
     ("header", "words"),
     [

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from kinmass.gen.campaign.listing import list_snapshot
 from kinmass.gen.constants import KPC_CM, MSUN_G
-from kinmass.gen.formats import SnapshotError
+from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.grid import coarse_above, coarse_above_counted, count_masses
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.look.check import describe
@@ -250,6 +250,14 @@ def with_old_names(path: Path) -> None:
     path.with_name("hydro_file_descriptor.txt").write_text(text)
 
 
+def with_long_numbers(found: list[bytes]) -> list[bytes]:
+    """Number particles in eight bytes; of stars whose supernovae are still to come the numbers are negative."""
+    number, born = np.frombuffer(found[15], "<i4").astype("<i8"), np.frombuffer(found[17], "<f8")
+    young = np.flatnonzero(born < 0)[::3]
+    number[young] = -(2**40) - number[young]
+    return [*found[:15], number.tobytes(), *found[16:]]
+
+
 #: Outputs of RAMSES that hold the same galaxy in another layout: how they are written, and what is changed then.
 LAYOUTS = {
     "boundaries": ({}, grids.with_boundary),
@@ -262,10 +270,7 @@ LAYOUTS = {
         {},
         changed(lambda r: [*r[:4], struct.pack("<i", 0), *r[5:]], "part_*.out0000[23]"),
     ),
-    "long numbers": (
-        {"families": False},
-        changed(lambda r: [*r[:15], np.frombuffer(r[15], "<i4").astype("<i8").tobytes(), *r[16:]]),
-    ),
+    "long numbers": ({"families": False}, changed(with_long_numbers)),
     "a domain has two pieces of the curve": (
         {},
         lambda path: edit(path, r"(?s)DOMAIN.*", f"DOMAIN  ind_min  ind_max\n 1 0 1\n 2 1 2\n 3 2 3\n 4 3 {8.0**10}\n"),
@@ -340,6 +345,49 @@ def test_stars_before_their_supernovae_are_stars_whose_number_is_negative(galaxy
     with opened("ramses", path) as snapshot:
         for name, n in n_others.items():
             assert snapshot.count(name) == len(galaxy.components()[name]) - n
+
+
+def of_other_families(found: list[bytes]) -> list[bytes]:
+    """Make some dark matter clouds of sinks, debris, what is of another or no family, and tracers that have a mass."""
+    family = np.frombuffer(found[17], "i1").copy()
+    dark = np.flatnonzero(family == 1)
+    for i, other in enumerate((3, 4, 5, 127, -1)):
+        family[dark[i::6]] = other
+    return [*found[:17], family.tobytes(), *found[18:]]
+
+
+def renumbered(found: list[bytes]) -> list[bytes]:
+    """Give some dark matter of an old file the negative numbers of clouds."""
+    number, born = np.frombuffer(found[15], "<i4").copy(), np.frombuffer(found[17], "<f8")
+    number[np.flatnonzero((born == 0) & (number > 0))[::6]] = -1
+    return [*found[:15], number.tobytes(), *found[16:]]
+
+
+OTHERS = {
+    "families": (True, of_other_families, {"clouds": 68, "debris": 67, "other": 134}),
+    "birth times": (False, renumbered, {"other": 68}),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_who_maps_ramses_is_told_of_particles_that_count_nowhere(kind, galaxy, tmp_path):
+    families, change, others = OTHERS[kind]
+    path = grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY, families=families)
+    said = {"name": "x", "format": "ramses", "snapshots": "*/info_*.txt", "aperture": {"kpc": 50}, "root": tmp_path}
+    assert "count" not in list_snapshot(Suite(**said), path).facts["kernels"]  # tracers have no mass
+    changed(change)(path)
+    with opened("ramses", path) as snapshot:
+        assert {name: n for name, n in snapshot.counts.items() if name in others} == others
+        left_msun = galaxy.dark.mass_msun.sum() - snapshot.everything("dark").mass_msun.sum()
+    assert left_msun > 5e7
+    words = f"particles of {' and '.join(others)} are in no component, so their mass counts nowhere"
+    assert words in list_snapshot(Suite(**said), path).facts["kernels"]
+    lines = [line for line in describe(path) if "in no component" in line]
+    assert all(f"{n} particles of {name} are" in line for line, (name, n) in zip(lines, others.items(), strict=True))
+    named = Suite(**said, particles={"black_holes": [*others]})
+    assert "count" not in list_snapshot(named, path).facts["kernels"]
+    with opened("ramses", path, components={"black_holes": [*others]}) as snapshot:
+        assert snapshot.count("black_holes") == sum(others.values())
 
 
 def test_a_layout_of_ramses_that_cannot_be_told_is_refused(galaxy, tmp_path):
@@ -433,8 +481,9 @@ def test_the_same_galaxy_in_other_layouts_of_enzo(change, small, tmp_path):
 
 def test_stars_of_enzo_that_have_ended_are_neither_stars_nor_dark_matter(small, tmp_path):
     """Exploded ones keep 1e-20 of their mass, remnants their time of creation; one that is not active yet is one."""
-    path, n_ended = copied(small["enzo"], tmp_path), [0]
+    path, n_ended, n_remnants = copied(small["enzo"], tmp_path), [0], [0]
     expected = read_all("enzo", path)
+    assert not FORMATS["enzo"].unowned(path, set())  # there is a tracer
 
     def end(group: h5py.Group) -> None:
         if "particle_type" not in group:
@@ -448,10 +497,16 @@ def test_stars_of_enzo_that_have_ended_are_neither_stars_nor_dark_matter(small, 
         replaced(group, "particle_type", kind)
         replaced(group, "particle_mass", mass)
         n_ended[0] += len(exploded) + len(remnants)
+        n_remnants[0] += len(remnants)
 
     in_grids(end)(path)
     found = read_all("enzo", path)
     assert n_ended[0] > 50
+    with opened("enzo", path) as snapshot:
+        assert snapshot.counts["other"] == n_remnants[0]
+    assert f"{n_remnants[0]} particles of other are in no component" in "\n".join(describe(path))
+    suite = Suite(name="x", format="enzo", snapshots="DD????/DD????", aperture={"kpc": 50}, root=path.parents[1])
+    assert "particles of other are in no component" in list_snapshot(suite, path).facts["kernels"]
     assert len(found["stars"]) == len(expected["stars"]) - n_ended[0]
     for name in ("dark", "gas"):  # which is parted by the lightest of its masses
         np.testing.assert_allclose(sorted_rows(found[name]), sorted_rows(expected[name]), rtol=2e-7, atol=1e-5)
@@ -559,6 +614,17 @@ def test_check_and_draft_know_it(kind, written):
     ):
         assert words in lines
     assert f"format: {kind.split()[-1]}" in draft(path)
+
+
+def test_check_finds_stars_that_lie_in_few_of_many_files(galaxy, tmp_path):
+    """Sixteen of 64 domains are looked into: those with the most particles, and some for the rest."""
+    path = grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY, domains=64)
+    lines = "\n".join(describe(path))
+    assert "500 particles of stars" in lines
+    assert "can be mapped" in lines
+    n_gas = int(re.search(r"gas +([\d,]+) particles", lines)[1].replace(",", ""))
+    with opened("ramses", path) as snapshot:
+        assert n_gas == pytest.approx(snapshot.counts["gas"], rel=0.1)
 
 
 def test_cold_gas_is_told_by_its_pressure(written):

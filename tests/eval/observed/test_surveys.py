@@ -1054,6 +1054,10 @@ def test_a_centre_that_nothing_is_made_of_is_refused(tmp_path):
     Table(rows(X=places.ra.deg, Y=places.dec.deg), units={"X": "deg", "Y": "deg"}).write(tmp_path / "t.fits")
     keys, centre = {"table": "t.fits"} | KEYS, {"centre_deg": list(CENTRE)}
     assert_same(described(tmp_path, {"gas": keys}, **centre).gas, east=-1)
+    with pytest.raises(
+        ValueError, match=r"X and Y lie about 155 degrees from zero: say centre_deg if they are right asc"
+    ):
+        described(tmp_path, {"gas": keys})  # it was asked for centre_pixel or centre_arcsec
     with pytest.raises(ValueError, match=r"X and Y are right ascension and declination, .* leave out centre_arcsec"):
         described(tmp_path, {"gas": keys}, centre_arcsec=[5.0, 3.0], **centre)
     with pytest.raises(ValueError, match="leave out centre_pixel"):

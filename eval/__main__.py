@@ -130,7 +130,8 @@ def add_commands(commands: Any) -> None:
     predict.add_argument(
         "--out",
         type=Path,
-        help="simulated: CSV file to write, in place of printing; observed: folder (default: profiles)",
+        help="simulated: CSV file to write, in place of printing, or of several runs a folder; observed: folder "
+        "(default: profiles)",
     )
 
 

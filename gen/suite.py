@@ -155,9 +155,10 @@ class Aperture(_Section):
     """Radius of the sphere whose mass is the truth: a length in kpc, or a multiple of the catalogue's R200."""
 
     kpc: PositiveFloat | None = None
-    """Radius of the sphere whose mass is the truth. It must reach 3 R_e; maps do not depend on it."""
+    """Radius of the sphere whose mass is the truth. It must reach 3 R_e; maps do not depend on it. This or `r200` is
+    needed."""
     r200: PositiveFloat | None = None
-    """The same in units of the catalogue's R200. Give one of the two."""
+    """The same in units of the catalogue's R200, instead of `kpc`."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Aperture":

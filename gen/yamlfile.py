@@ -118,6 +118,8 @@ def _sentence(path: Path, model: type[BaseModel], problem: Any) -> str:
     reason = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "float_parsing":
         reason = f"must be a number alone, without a unit, not {problem['input']!r}"
+    if problem["type"] in ("float_type", "int_type") and isinstance(problem["input"], list):
+        reason = f"must be one number, and no list or range, not {problem['input']}"
     if problem["type"] == "string_pattern_mismatch":  # names of folders and of groups of a store
         reason = f"must be of letters without accents, digits, _ and - alone, not {problem['input']!r}"
     return f"{path}: `{key}`: {reason}" if key else f"{path}: {reason}"

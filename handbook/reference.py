@@ -163,7 +163,7 @@ def instrument_file() -> str:
             "# Instrument file",
             "A YAML file that says how views are observed, for `kinmass fit --instrument` and `kinmass export "
             "--instrument`. [Describe your own survey](../howto/survey.md) leads through it. Every key but `name` is "
-            "off where left out. **Any number may be a range** `[low, high]`: every look at a view draws its own, "
+            "off where left out. What is a *number or range* may be `[low, high]`: every look at a view draws its own, "
             "evenly in the logarithm where both ends are positive. A *look* is one time that training sees a view.",
             _keys(Instrument, without=("stars", "gas")),
             "## Each tracer",

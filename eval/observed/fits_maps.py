@@ -13,7 +13,7 @@ from astropy import units
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from kinmass.eval.observed.fits_units import unit_in_name
+from kinmass.eval.observed.fits_units import name_and_unit
 from kinmass.eval.observed.plain_tables import (
     FORMATS,
     Columns,
@@ -262,7 +262,7 @@ def columns(name: str, folder: Path, wanted: Collection[str] = (), needed: Colle
     else:
         tables = _fits_tables(name, folder)
     with_units = {
-        label: {column: (values, unit or unit_in_name(column)) for column, (values, unit) in table.items()}
+        label: _as_wanted({c: (v, unit or name_and_unit(c)[1]) for c, (v, unit) in table.items()}, wanted)
         for label, table in tables.items()
         if table
     }
@@ -281,6 +281,23 @@ def columns(name: str, folder: Path, wanted: Collection[str] = (), needed: Colle
             "FILE[EXTENSION]"
         )
     return with_units[fitting[0]]
+
+
+def _as_wanted(table: Columns, wanted: Collection[str]) -> Columns:
+    """Return columns of which those whose name ends with a unit are called as they are wanted: `V [km/s]` is V, too.
+
+    A name that could be that of two columns is left to neither.
+    """
+    called = {}
+    for name in set(wanted) - table.keys():
+        found = [c for c in table if name == name_and_unit(c)[0] or _squeezed(name) == _squeezed(c)]
+        if len(found) == 1:
+            called[found[0]] = name
+    return {called.get(c, c): pair for c, pair in table.items()}
+
+
+def _squeezed(column: str) -> str:
+    return re.sub(r"\s+(?=[\[(])", "", column)
 
 
 def _instead(name: str, folder: Path) -> str:

@@ -82,14 +82,19 @@ def _plain(text: str) -> str:
     return re.sub(r"\\[,;: ]|~", " ", spelled).strip()
 
 
-def unit_in_name(column: str) -> str | None:
-    """Return the unit that a column's name ends with in brackets, as in `V [km/s]` or `x (arcmin)`; None without."""
-    match = re.fullmatch(r".*?\S\s*(?:\[([^\[\]]+)\]|\(([^()]+)\))\s*", column)
-    text = (match[1] or match[2]) if match else ""
+def name_and_unit(column: str) -> tuple[str, str | None]:
+    """Return a column's name and the unit that it ends with in brackets, as in `V [km/s]` or `x (arcmin)`, or None.
+
+    >>> name_and_unit("V [km/s]"), name_and_unit("V (stars)"), name_and_unit("V[2]")  # the last of a column of vectors
+    (('V', 'km/s'), ('V (stars)', None), ('V[2]', None))
+    """
+    match = re.fullmatch(r"(.*?\S)\s*(?:\[([^\[\]]+)\]|\(([^()]+)\))\s*", column)
+    text = (match[2] or match[3]) if match else ""
     try:
-        return text if text and text.strip().lower() not in _NO_UNIT and read_unit(text) else None
+        is_unit = not (text.strip().isdigit() or text.strip().lower() in _NO_UNIT) and bool(read_unit(text))
     except ValueError:
-        return None  # (stars), say
+        is_unit = False
+    return (match[1], text) if match and is_unit else (column, None)
 
 
 def _read_linear_unit(text: str) -> units.UnitBase:

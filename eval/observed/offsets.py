@@ -10,6 +10,9 @@ from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.grids import Grid, count_from_a_corner
 from kinmass.eval.observed.names import is_called_galactic, is_called_pixels, unit_in_words
 
+#: No map reaches so far from its galaxy's centre [degrees]: places that lie so far from zero are no offsets from it.
+FARTHEST_DEG = 10.0
+
 
 def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
     """Return the side of a square pixel [arcsec], from the WCS or else pixel_arcsec.
@@ -190,10 +193,28 @@ def row_offsets(
         if pixel is None:
             raise ValueError("centre_pixel of a table needs pixel_arcsec")
         centre_arcsec = [pixel * v for v in files.centre_pixel]
-    elif not any(centre_arcsec) and count_from_a_corner(x[0], y[0]):
+    elif not any(centre_arcsec):
+        _refuse_without_centre(files, galaxy_file, (x[0], y[0]), coordinates_arcsec)
+    x_arcsec = _about_zero(coordinates_arcsec[0], 360 * 3600)
+    return x_arcsec - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]
+
+
+def _refuse_without_centre(
+    files: TracerFiles,
+    galaxy_file: GalaxyFile,
+    values: tuple[np.ndarray, np.ndarray],
+    coordinates_arcsec: list[np.ndarray],
+) -> None:
+    """Raise ValueError where a table's places, as in its file and in arcsec, are about a centre that is not said."""
+    if galaxy_file.centre_deg is None:
+        far_deg = float(np.hypot(*(np.nanmedian(_about_zero(v, 360 * 3600)) for v in coordinates_arcsec))) / 3600
+        if far_deg > FARTHEST_DEG:
+            raise ValueError(
+                f"columns {files.x} and {files.y} lie about {far_deg:.0f} degrees from zero: say centre_deg if they "
+                "are right ascension and declination, or xy_unit, their unit, if they are not in that"
+            )
+    if count_from_a_corner(*values):
         raise ValueError(
             f"columns {files.x} and {files.y} count from a corner of the map, and no centre is said: say centre_pixel, "
             "in these numbers, for pixels, or centre_arcsec"
         )
-    x_arcsec = _about_zero(coordinates_arcsec[0], 360 * 3600)
-    return x_arcsec - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]

@@ -120,7 +120,7 @@ def _text_table(path: Path) -> Table:
     Where no line of names can be told, they are those of the last comment that has as many words as there are columns.
     Raises ValueError where two columns have one name, and where the line below the names is neither numbers nor units.
     """
-    lines = _without_frame(_lines(path))
+    lines = _with_units_at_names(_without_frame(_lines(path)))
     if (table := _vizier_table(lines)) is not None:
         return table
     line_of_units, units = _units_in(lines)
@@ -170,24 +170,47 @@ def _words(line: str, between: str | None) -> list[str]:
     return [word.strip(" \t\"'") for word in line.split(between)]
 
 
+def _first_row(lines: list[str]) -> tuple[int, int, str | None]:
+    """Return which line has a text's first numbers, how many columns that has, and what stands between them.
+
+    Where there is none, or there are fewer than three columns, the first line and no column.
+    """
+    for i, line in enumerate(lines[:MOST_LINES_BEFORE]):
+        for between in _BETWEEN:
+            n_columns = len(words := _words(line, between))
+            if not (line.startswith("#") or n_columns < 3 or sum(map(_is_number, words)) < 0.5 * n_columns):
+                return i, n_columns, between
+    return 0, 0, None
+
+
+def _with_units_at_names(lines: list[str]) -> list[str]:
+    """Return lines of which that of names has no blanks before the brackets of units: `# X [arcsec] V [km/s]`.
+
+    Such lines stand above the numbers and have as many words as these only then. What has commas or tabs between its
+    names, and is no comment, has no need of it.
+    """
+    i, n_columns, between = _first_row(lines)
+    joined = [re.sub(r"(?<=[^\s#\])]) +(?=[\[(][^\[\]()]*[\])])", "", line) for line in lines[:i]]
+    is_fitting = [
+        len(new.lstrip("#").split()) == n_columns and (between is None or line.startswith("#"))
+        for line, new in zip(lines, joined, strict=False)
+    ]
+    return [new if fits else line for line, new, fits in zip(lines, joined, is_fitting, strict=False)] + lines[i:]
+
+
 def _units_in(lines: list[str]) -> tuple[str | None, list[str | None]]:
     """Return the line above a text's numbers, a comment or not, that holds a unit for each column, and these units.
 
     One of them is of places or velocities: other words may be units by chance, as V and S are. (None, []) without.
     """
-    for i, line in enumerate(lines[:MOST_LINES_BEFORE]):
-        for between in _BETWEEN:
-            n_columns = len(words := _words(line, between))
-            if line.startswith("#") or n_columns < 3 or sum(map(_is_number, words)) < 0.5 * n_columns:
-                continue
-            for above in lines[:i]:
-                try:
-                    units = [_unit_or_none(word) for word in _words(above.lstrip("#"), between)]
-                except ValueError:
-                    continue
-                if len(units) == n_columns and any(map(_is_of_maps, units)):
-                    return above, units
-            return None, []
+    i, n_columns, between = _first_row(lines)
+    for above in lines[:i]:
+        try:
+            units = [_unit_or_none(word) for word in _words(above.lstrip("#"), between)]
+        except ValueError:
+            continue
+        if len(units) == n_columns and any(map(_is_of_maps, units)):
+            return above, units
     return None, []
 
 

@@ -74,7 +74,7 @@ _TEXT = {
     "seen through, and not through ranges that hold it, its intervals are not to be believed.",
     "table": "One row per estimator, tracer, training set and test suite, averaged over the radii that it answers; "
     "answered is the share of views, at the radius with the fewest and with the most answers. table.csv has "
-    "every radius, bins.csv the bins, and docs/reference/evaluation.md says what the columns are.",
+    "every radius, bins.csv the bins, and the site (make docs) says what the columns are, in reference/columns.",
 }
 
 

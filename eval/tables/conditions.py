@@ -1,7 +1,8 @@
 """How well networks infer the same galaxies seen in many ways: through footprints, few particles, blur, loud errors.
 
 Every condition is an instrument, in which one thing differs from the built-in `ifu`; `survey` has all at once. In two
-more, the observer takes R_e for .1 dex less or more than it is.
+more, the observer takes R_e for .1 dex less or more than it is. A network sees them over the field, and in the pixels,
+of the instrument that it was trained through.
 """
 
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,11 @@ def conditions() -> dict[str, Instrument]:
     } | dict.fromkeys(RADIUS_ERROR_DEX, IFU)
 
 
+def on_grid_of(instrument: Instrument, own: Instrument) -> Instrument:
+    """Return the instrument with the field and the pixels of another, a network's own, of whose size its maps are."""
+    return instrument.model_copy(update={"field_of_view_re": own.field_of_view_re, "rebin": own.rebin})
+
+
 def with_radius_error(views: Views, dex: float) -> Views:
     """Return the views of an observer who takes R_e for 10^dex times what it is."""
     same = torch.full((len(views),), dex, dtype=torch.float64)
@@ -112,7 +118,7 @@ def networks_of(runs: Sequence[Path], out: Path) -> list[Network]:
 
 
 def measured(infer: Inference, views: Views, instrument: Instrument, tracer: str) -> dict[str, np.ndarray]:
-    """Return per view: error d (N, K) of the median [dex], how far the truth lies in 68 and 95 % (N, K), strange (N,).
+    """Return per view: error d (N, K) of the median [dex], whether 68 and 95 % hold the truth (N, K), strange (N,).
 
     strange: 1 where the view is called out of distribution, 0 where it is not, NaN where the run cannot tell. Intervals
     of galaxies of a suite that the run was not trained on are those that it has for such, as in `kinmass tables`.
@@ -176,14 +182,16 @@ def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> 
     views_with = {name: with_radius_error(views, dex) for name, dex in RADIUS_ERROR_DEX.items()}
     asked = [(tracer, name, kind) for tracer in answered for name in instruments for kind in kinds]
     for tracer, name, kind in progress_bar(asked, desc="conditions", unit="condition"):
-        instrument, seen = instruments[name], views_with.get(name, views)
         infers = [
             infer
             for network, infer in loaded.items()
             if network.kind == kind and network.condition in ("", name) and tracer in infer.answers()
         ]
+        if not infers:
+            continue
+        instrument, seen = on_grid_of(instruments[name], infers[0].instrument), views_with.get(name, views)
         seen = seen[usable(seen, tracer, instrument)]
-        if infers and len(seen):
+        if len(seen):
             of_seeds = [measured(infer, seen, instrument, tracer) for infer in infers]
             origin = {"tracer": tracer, "condition": name, "network": kind, "seeds": len(infers), "views": len(seen)}
             runs = RUNS_SEPARATOR.join(str(infer.path.absolute()) for infer in infers)

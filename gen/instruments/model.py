@@ -149,7 +149,7 @@ class PsfFwhm(Section):
     """Full width at half maximum of a round Gaussian PSF, in one of three units."""
 
     pixels: PositiveNumber | None = None
-    """In stored pixels, before rebinning."""
+    """In stored pixels, before rebinning. Give one of the three."""
     re: PositiveNumber | None = None
     """In each view's R_e."""
     kpc: PositiveNumber | None = None

@@ -244,7 +244,7 @@ def _check_numbers(contents: Sketch) -> None:
     assert units is not None
     if "assumed" in units.source:
         contents.odd.append(
-            "no units in the file: those above are assumed; where the run has others, add "
+            "no units in the file: those usual for the format are assumed; where the run has others, add "
             "`units: {length_kpc: ..., mass_msun: ..., velocity_kms: ...}` to the suite file"
         )
     if units.cosmological and units.box_kpc is None and not units.box_given:
@@ -253,7 +253,7 @@ def _check_numbers(contents: Sketch) -> None:
             "give `units: {box: ...}`, the side in comoving kpc without h, or `units: {box: none}`"
         )
     if not units.cosmological:
-        contents.odd.append("taken as an isolated run, not cosmological (a = 1, no factors of h but those above)")
+        contents.odd.append("taken as an isolated run, not cosmological (a = 1, no factors of h but its units')")
     for name in contents.components:
         particles = contents.particles(name)
         if not all(np.isfinite(x).all() for x in (particles.pos_kpc, particles.vel_kms, particles.mass_msun)):

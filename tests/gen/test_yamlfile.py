@@ -5,7 +5,8 @@ import math
 import pytest
 import yaml
 
-from kinmass.gen.yamlfile import read_text
+from kinmass.gen.instruments.model import Instrument
+from kinmass.gen.yamlfile import FileError, read_checked, read_text
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,11 @@ def test_code_is_never_run(tmp_path):
 def test_a_number_that_no_setting_can_be_is_refused():
     with pytest.raises(yaml.YAMLError, match="a number of 5000 digits in line 1"):
         read_text("seed: " + "7" * 5000)
+
+
+@pytest.mark.parametrize("key", ["field_of_view_re: [3, 4]", "rebin: [1, 2]", "stars: {density_dex: [.1, .3]}"])
+def test_a_range_where_one_number_is_wanted_is_told_so(tmp_path, key):
+    """It was said that the input should be a valid number, beside a how-to by which any may be a range."""
+    (tmp_path / "mine.yaml").write_text(f"name: mine\n{key}\n")
+    with pytest.raises(FileError, match=r"must be one number, and no list or range, not \["):
+        read_checked(tmp_path / "mine.yaml", Instrument)

@@ -713,6 +713,37 @@ def test_a_line_below_the_names_holds_their_units(tmp_path, units, between):
     assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
 
 
+@pytest.mark.parametrize("blank", ["", " "])
+@pytest.mark.parametrize("brackets", ["[]", "()"])
+@pytest.mark.parametrize(
+    ("begin", "between", "of_numbers"), [("", ",", ","), ("# ", ", ", ","), ("", " ", " "), ("# ", " ", " "),
+                                         ("", "\t", "\t"), ("# ", "\t", "\t")],
+)  # fmt: skip
+def test_a_column_is_named_without_the_unit_in_brackets_after_it(tmp_path, begin, between, of_numbers, brackets, blank):
+    """`velocity: V` of a column `V [km/s]` was said not to be there, and lines with blanks before brackets not read."""
+    units = {"X": "arcmin", "Y": "arcmin", "V": "m/s", "S": "km/s", "E": "km/s"}
+    called = [f"{name}{blank}{brackets[0]}{units[name]}{brackets[1]}" if name in units else name for name in rows()]
+    _, text = csv_of(rows(X=X[SEEN] / 60, Y=Y[SEEN] / 60, V=1e3 * MAPS["V"][SEEN])).split("\n", 1)
+    (tmp_path / "t.txt").write_text(f"{begin}{between.join(called)}\n{text.replace(',', of_numbers)}")
+    assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
+    whole = {"velocity": "V [m/s]"} if brackets == "[]" else {"velocity": "V (m/s)"}
+    assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS | whole}).gas)
+
+
+def test_a_name_that_two_columns_have_with_their_units_is_neither(tmp_path):
+    (tmp_path / "t.csv").write_text(csv_of(rows() | {"W [km/s]": MAPS["V"][SEEN], "W [m/s]": 1e3 * MAPS["V"][SEEN]}))
+    assert_refused(tmp_path, {"gas": {"table": "t.csv"} | KEYS | {"velocity": "W"}}, "no column W; there are .*W .km/s")
+
+
+@pytest.mark.parametrize("line", [0, 1, 2, 3])
+def test_the_number_of_an_element_is_no_unit(tmp_path, line):
+    """A velocity `V[2]` of a column of vectors without a unit was said to be in '2', which is no velocity."""
+    others = [MAPS["V"][SEEN] + 100 + i for i in range(4)]
+    others[line] = MAPS["V"][SEEN]
+    Table(rows(V=np.stack(others, axis=1))).write(tmp_path / "t.fits")
+    assert_same(described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | {"velocity": f"V[{line}]"}}).gas)
+
+
 @pytest.mark.parametrize("style", ["fixed_width", "fixed_width_two_line", "markdown", "sql", "rst", "ipac"])
 @pytest.mark.parametrize("units", [False, True])
 def test_tables_in_frames(tmp_path, style, units):
@@ -1023,6 +1054,10 @@ def test_a_centre_that_nothing_is_made_of_is_refused(tmp_path):
     Table(rows(X=places.ra.deg, Y=places.dec.deg), units={"X": "deg", "Y": "deg"}).write(tmp_path / "t.fits")
     keys, centre = {"table": "t.fits"} | KEYS, {"centre_deg": list(CENTRE)}
     assert_same(described(tmp_path, {"gas": keys}, **centre).gas, east=-1)
+    with pytest.raises(
+        ValueError, match=r"X and Y lie about 155 degrees from zero: say centre_deg if they are right asc"
+    ):
+        described(tmp_path, {"gas": keys})  # it was asked for centre_pixel or centre_arcsec
     with pytest.raises(ValueError, match=r"X and Y are right ascension and declination, .* leave out centre_arcsec"):
         described(tmp_path, {"gas": keys}, centre_arcsec=[5.0, 3.0], **centre)
     with pytest.raises(ValueError, match="leave out centre_pixel"):

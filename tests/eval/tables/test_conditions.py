@@ -15,8 +15,11 @@ from reference import held
 from kinmass.eval.__main__ import main
 from kinmass.eval.report import page
 from kinmass.eval.tables import conditions
+from kinmass.gen.instruments.model import Footprint
 from kinmass.train import load
 from kinmass.train.data.dataset import RADII_RE, concatenate
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import fit
 from kinmass.train.run.derived import UNSEEN, made_from, write_scales
 
 
@@ -38,6 +41,23 @@ def test_errors_and_coverage_are_those_of_a_sum_by_hand(runs, map_store, tmp_pat
     assert row.rmse_lo < row.rmse < row.rmse_hi
     # Behind an edge the same galaxies are seen worse, or at least otherwise.
     assert row.rmse != table.rmse[0]
+
+
+def test_a_network_sees_them_on_the_grid_that_it_was_trained_on(map_store, tmp_path):
+    """One trained through the how-to's own instrument file, with a field and pixels of its own, could not be tested."""
+    (tmp_path / "mine.yaml").write_text("name: mine\nfield_of_view_re: 4.5\nrebin: 2\npsf_fwhm: {kpc: 0.8}\n")
+    run = tmp_path / "run"
+    fit(
+        FitConfig(str(map_store), "both", tuple(SUITES), str(tmp_path / "mine.yaml"), steps=1, width=4), run, quiet=True
+    )
+    views = conditions.views_to_test(map_store, ["middle"], None, 1)
+    table = conditions.tabulate([conditions.Network("x", run)], views)
+    seen = conditions.changed("c", footprint=Footprint(radius_re=1.5), field_of_view_re=4.5, rebin=2)
+    posterior = load(run)(views.observed(seen), views.half_mass_radius_kpc, "both", views.names())
+    d = np.median(posterior.samples(conditions.N_SAMPLES), 0) - views.log10_menc.numpy()
+    assert table[table.condition == "circle of 1.5 R_e"].rmse.item() == pytest.approx(
+        np.sqrt((d**2).mean(0)).mean(), rel=1e-5
+    )
 
 
 def test_who_is_wrong_about_r_e_sees_another_part_of_the_sky(map_store):

@@ -136,7 +136,9 @@ def main() -> None:
         for seed in range(args.seeds):
             for name in sorted(names, key=lambda name: "{gas}" in VARIANTS[name]):
                 begins_with = {tracer: folder(out, tracer, seed) for tracer in ("gas", "stars")}
-                options = VARIANTS[name].format(twice=2 * args.steps, **begins_with) + f" --seed {seed}"
+                options = VARIANTS[name].format(twice=2 * args.steps, **begins_with)
+                # Ensembles of other seeds share no member.
+                options += f" --seed {seed * (3 if '--members 3' in options else 1)}"
                 needs = [fits[tracer, seed] for tracer in begins_with if f"{{{tracer}}}" in VARIANTS[name]]
                 run = folder(out, name, seed)
                 fits[name, seed] = pool.submit(train_one, run, options, args.store, args.steps, needs)

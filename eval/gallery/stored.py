@@ -74,6 +74,10 @@ class StoredGalaxy:
     has_gas: bool
     has_dark: bool
 
+    @property
+    def _store(self) -> Path:
+        return Path(self.group.store_path.store.root).parent
+
     @cached_property
     def part(self) -> str:
         """The part of the split: galaxies of `train` were trained on, if their suite was."""
@@ -108,7 +112,7 @@ class StoredGalaxy:
         """Ask a network for one view, which it sees through the instrument that it was trained with."""
         view, inference, tracer = self.view(number), network.inference, network.tracer
         try:
-            check_maps(inference.path, Path(self.group.store_path.store.root).parent, self.suite)
+            check_maps(inference.path, self._store, self.suite)
             reason = int(why_not(view, tracer, inference.instrument)[0])
         except ValueError as error:
             return Answer(network, str(error))
@@ -124,13 +128,12 @@ class StoredGalaxy:
         Which galaxies a run was trained on, `--galaxies` and `--views` say, too; and a suite may have the name alone of
         one that it was trained on.
         """
-        path = Path(self.group.store_path.store.root).parent
         if self.suite not in inference.run["fit"]["suites"]:
             return "not trained on this suite"
-        stamp = tuple(_stamp(path / self.suite / name) for name in _LABELLING)
-        if _is_another_suite(inference.path, path, self.suite, stamp):
+        stamp = tuple(_stamp(self._store / self.suite / name) for name in _LABELLING)
+        if _is_another_suite(inference.path, self._store, self.suite, stamp):
             return "trained on another suite of this name"
-        if seen_in_training(inference.run, path, self.views).any():
+        if seen_in_training(inference.run, self._store, self.views).any():
             return "trained on this galaxy"
         return "calibrated on this galaxy" if self.part == "val" else ""
 

@@ -287,7 +287,8 @@ class Worker:
             del galaxy, stars
             with self.clock("reading"):
                 galaxy = snapshot.galaxy(centre_kpc, frame.map_radius_kpc)
-        check_ends(frame, ends_of(galaxy.dark))
+        with self.clock("framing"):
+            check_ends(frame, ends_of(galaxy.dark))
         centre_found = np.array(halo.centre_kpc is None, dtype=np.uint8)
         with self.clock("projecting"):
             if light_field := task.suite.tracers.light_field:

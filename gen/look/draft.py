@@ -57,6 +57,7 @@ def _catalogues_in(places: list[list[Path]], snapshot: Path, format_name: str, n
     """
 
     def found(pattern: str) -> list[Path]:
+        """List the first files of catalogues that a pattern finds, in the first places that have any."""
         for candidates in ([p for folder in folders for p in folder.glob(pattern)] for folders in places):
             same_name = [p for p in candidates if p.name.startswith(f"{snapshot.name}.")]
             matching = same_name or [

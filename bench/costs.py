@@ -198,7 +198,8 @@ def index_costs(scratch: Path, n_blocks: int = 102_400, n_parts: int = 128) -> t
 
     def join() -> None:
         """Receive all parts, which ranks have sent, join and keep them."""
-        kept.keep_blocks(joined([pickle.loads(part) for part in sent]))
+        blocks = joined([pickle.loads(part) for part in sent])
+        kept.keep_blocks(blocks, FORMATS["gizmo"].beside(blocks.extents(), []))
 
     def fetch() -> Blocks:
         """Take the kept index over, as each rank does, until it has answered for a first sphere."""

@@ -83,6 +83,7 @@ class Art(GridFormat):
     container = "art"
     cell_fields = (*(("art", f"{axis}MomentumDensity") for axis in "XYZ"), ("art", "Density"))
     cell_momenta = True
+    has_parts = False  # of one file
     particle_fields = (
         *(("held", f"particle_{kind}_{axis}") for kind in ("position", "velocity") for axis in "xyz"),
         ("held", "particle_mass"),

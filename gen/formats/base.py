@@ -6,7 +6,7 @@ import struct
 import tempfile
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -221,6 +221,13 @@ class Format(ABC):
         Of a part only its share of the blocks is found: they become the dataset's `blocks`, and `at_origin` is of these
         alone. Only formats with `has_parts` have any. Raises SnapshotError with yt's reason.
         """
+
+    def beside(self, extents: dict[str, np.ndarray], tallies: Sequence[Any]) -> Any:
+        """Return what is kept beside where all blocks lie, as JSON: here the extent (2, 3) of each type.
+
+        tallies: what `load` has counted in each part, of formats that count.
+        """
+        return {ptype: extent.tolist() for ptype, extent in extents.items()}
 
     def units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
         """Return the code units of the file; suite_units (the keys of gen.suite.Units) take precedence.

@@ -6,12 +6,13 @@ coarse_dark, with Coordinates, Velocities, Masses and, of gas, Sides. A cell bel
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,18 @@ class Census:
     domains: Blocks | None = None
 
 
+class Tally(NamedTuple):
+    """What is counted in some of a snapshot's files: particles of each type, and dark ones of each mass [code mass].
+
+    expands: whether the run does; domain (2, 3): the edges of the whole grid [code length].
+    """
+
+    counts: dict[str, int]
+    dark_masses: dict[float, int]
+    expands: bool
+    domain: np.ndarray
+
+
 class GridFormat(Format):
     """A code that keeps gas in cells of an adaptive grid.
 
@@ -66,7 +79,6 @@ class GridFormat(Format):
     }
     others: ClassVar[tuple[str, ...]] = ()
     formed: ClassVar[str] = "none"
-    has_parts: ClassVar[bool] = False  # of its census
     version_of_reading: ClassVar[int] = 2  # before, true masses took a cell's gas to be in its centre
     cell_fields: ClassVar[tuple[Any, ...]]
     #: Whether cells have densities of momentum in the place of velocities.
@@ -120,10 +132,17 @@ class GridFormat(Format):
         return {}
 
     def load(self, staged: Path, slot: Slot = nullcontext, part: Part | None = None) -> Any:
-        """Open a staged snapshot and take its census, or read the one that lies beside it, inside `slot()`."""
+        """Open a staged snapshot and take its census, or read the one that lies beside it, inside `slot()`.
+
+        Of a part only its share of the files is looked at: what they hold becomes `blocks` and `tally`.
+        """
         with slot():
             ds = self.open(staged)
-            return GridData(self, ds, self._census(ds, staged))
+            if part is None:
+                return GridData(self, ds, self._census(ds, staged))
+            data = GridData(self, ds, Census({}, {}, np.inf))
+            data.blocks, data.tally = self._counted(data, *part)
+            return data
 
     def smoothing(self, path: Path) -> Smoothing:
         """Return a convention without kernels: cells have sides."""
@@ -150,15 +169,27 @@ class GridFormat(Format):
     def _census(self, ds: Any, staged: Path) -> Census:
         """Count the particles of each type, file by file, and keep the result beside the staged snapshot."""
         where_file, counts_file = blocks_file(staged), side_file(staged)
-        if where_file.exists() and counts_file.exists():
-            kept = json.loads(counts_file.read_text())
-            extents = {ptype: np.array(extent) for ptype, extent in kept["extents"].items()}
-            domains = Blocks.load(where_file) if self.has_domains else None
-            return Census(kept["counts"], extents, kept["coarse_above"], domains)
-        data = GridData(self, ds, Census({}, {}, np.inf))
-        pieces, stands_for = data.pieces()
-        dark_masses: dict[float, int] = {}
-        counts = {"gas": self.count_cells(ds)}
+        if not (where_file.exists() and counts_file.exists()):
+            blocks, tally = self._counted(GridData(self, ds, Census({}, {}, np.inf)))
+            where_file.write_bytes(blocks.packed())
+            counts_file.write_text(json.dumps(self.beside(blocks.extents(), [tally])))
+        kept = json.loads(counts_file.read_text())
+        self.check_counts(ds, kept["counts"])
+        extents = {ptype: np.array(extent) for ptype, extent in kept["extents"].items()}
+        domains = Blocks.load(where_file) if self.has_domains else None
+        return Census(kept["counts"], extents, kept["coarse_above"], domains)
+
+    def _counted(self, data: "GridData", number: int = 0, n_parts: int = 1) -> tuple[Blocks, Tally]:
+        """Look at one of so many shares of the files, and say where in them particles of each type are, and how many.
+
+        Cells are counted by the index: the first share has all of them.
+        """
+        ds, (pieces, files, n_files) = data.ds, data.share(number, n_parts)
+        tally = Tally(
+            {}, {}, bool(ds.cosmological_simulation), np.array([ds.domain_left_edge.d, ds.domain_right_edge.d])
+        )
+        if number == 0:
+            tally.counts["gas"] = self.count_cells(ds)
 
         def positions(_: int) -> Iterator[tuple[str, np.ndarray]]:
             """Yield types and positions (N, 3) [code lengths] of the next piece, and count its particles."""
@@ -168,24 +199,27 @@ class GridFormat(Format):
             raw = data.raw_particles(piece, velocities=False)
             for kind, mask in self.kinds(raw, ds).items():
                 if n := int(np.count_nonzero(mask)):
-                    counts[kind] = counts.get(kind, 0) + n
+                    tally.counts[kind] = tally.counts.get(kind, 0) + n
                     yield kind, data.columns(raw, 0)[mask]
                     if kind == "dark":
-                        count_masses(dark_masses, raw[self.particle_fields[6]][mask])
+                        count_masses(tally.dark_masses, raw[self.particle_fields[6]][mask])
 
-        domains = measured(range(len(stands_for)), positions, lowest_and_highest, is_single=len(stands_for) == 1)
-        extents = domains.extents()
-        self.check_counts(ds, counts)
-        extents["gas"] = np.array([ds.domain_left_edge.d, ds.domain_right_edge.d])
-        limit = coarse_above_counted(dark_masses, bool(ds.cosmological_simulation))
-        n_coarse = sum(n for mass, n in dark_masses.items() if mass > limit)
-        if n_coarse:
-            counts |= {"dark": counts["dark"] - n_coarse, "coarse_dark": n_coarse}
+        return measured(files, positions, lowest_and_highest, is_single=n_files == 1), tally
+
+    def beside(self, extents: dict[str, np.ndarray], tallies: Sequence[Tally]) -> Any:
+        """Return the counts and extents of all types, and the mass above which dark matter is coarse."""
+        counts: Counter[str] = Counter()
+        dark_masses: Counter[float] = Counter()
+        for tally in tallies:
+            counts.update(tally.counts)
+            dark_masses.update(tally.dark_masses)
+        extents = extents | {"gas": tallies[0].domain}
+        limit = coarse_above_counted(dark_masses, tallies[0].expands)
+        if n_coarse := sum(n for mass, n in dark_masses.items() if mass > limit):
+            counts.update({"dark": -n_coarse, "coarse_dark": n_coarse})
             extents["coarse_dark"] = extents["dark"]
-        where_file.write_bytes(domains.packed())
         told = {ptype: extent.tolist() for ptype, extent in extents.items()}
-        counts_file.write_text(json.dumps({"counts": counts, "coarse_above": limit, "extents": told}))
-        return Census(counts, extents, limit, domains if self.has_domains else None)
+        return {"counts": counts, "coarse_above": limit, "extents": told}
 
 
 def coarse_above(masses: np.ndarray, expands: bool, counts: np.ndarray | None = None) -> float:
@@ -255,6 +289,10 @@ class GridData:
         self.particle_type_counts, self.extents = census.counts, census.extents
         self.index = SimpleNamespace(io=SimpleNamespace(_dataset_type="grid"))
         self.field_list = [(ptype, name) for ptype in census.counts for name, _ in self.names(ptype)]
+        #: Of a part of the files, see `GridFormat.load`.
+        self.blocks: Blocks | None = None
+        self.tally: Tally | None = None
+        self.at_origin: dict[str, int] = {}  # codes of grids write all positions at once
 
     def names(self, ptype: str) -> list[tuple[str, Any]]:
         """List the fields of a type, each with what yt's fields make it."""
@@ -278,31 +316,41 @@ class GridData:
             self.reader.choose(self.ds, region, self.census.domains)
         return GridRegion(self, region, "sphere")
 
-    def pieces(self, most: int | None = None) -> tuple[Iterator[Any], list[float]]:
-        """Go through the snapshot file by file, or through some of the files; and how many files each stands for.
+    def pieces(self, most: int) -> tuple[Iterator[Any], list[float]]:
+        """Go through some of the snapshot's files, at most so many, and say how many files each stands for.
 
-        Of some, one half are those with the most particles, where a galaxy's stars are, the others are spread over the
-        rest, for which they stand.
+        One half are those with the most particles, where a galaxy's stars are, the others are spread over the rest, for
+        which they stand.
         """
-        region = self.ds.all_data()
-        region.index._identify_base_chunk(region)
+        region = self._everything()
         n_in = np.array([self.reader.count_particles(region._current_chunk.objs) for _ in region.chunks([], "io")])
         files = np.argsort(-n_in, kind="stable")
-        most = min(most or len(files), len(files))
+        most = min(most, len(files))
         n_alone = most if most == len(files) else most // 2
         rest = np.sort(files[n_alone:])
         spread = rest[np.linspace(0, len(rest) - 1, most - n_alone).astype(int)]
         chosen = {int(i): 1.0 for i in files[:n_alone]} | {int(i): len(rest) / len(spread) for i in spread}
+        return self._of_files(region, chosen), [chosen[i] for i in sorted(chosen)]
 
-        def some() -> Iterator[Any]:
-            """Yield the region once for each chosen file, which is checked before and forgotten after."""
-            for i, _ in enumerate(region.chunks([], "io")):
-                if i in chosen:
-                    self.reader.check_region(self.ds, region)
-                    yield region
-                    region.clear_data()
+    def share(self, number: int, n_parts: int) -> tuple[Iterator[Any], range, int]:
+        """Go through one of so many shares of the files, file by file; say which they are, and how many all are."""
+        region = self._everything()
+        n_files = sum(1 for _ in region.chunks([], "io"))
+        files = range(number * n_files // n_parts, (number + 1) * n_files // n_parts)
+        return self._of_files(region, files), files, n_files
 
-        return some(), [chosen[i] for i in sorted(chosen)]
+    def _everything(self) -> Any:
+        region = self.ds.all_data()
+        region.index._identify_base_chunk(region)
+        return region
+
+    def _of_files(self, region: Any, files: Container[int]) -> Iterator[Any]:
+        """Yield a region once for each of some files, by their numbers, which is checked before and forgotten after."""
+        for i, _ in enumerate(region.chunks([], "io")):
+            if i in files:
+                self.reader.check_region(self.ds, region)
+                yield region
+                region.clear_data()
 
     def types(self, region: Any) -> dict[str, dict[str, np.ndarray]]:
         """Read the main fields of every type of a region; dark matter is not yet split."""

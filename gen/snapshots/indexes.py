@@ -51,9 +51,9 @@ class KeptIndex:
         if blocks_file(staged).exists():
             self._write(blocks_file(staged).read_bytes(), json.loads(side_file(staged).read_text()))
 
-    def keep_blocks(self, blocks: Blocks) -> None:
-        """Keep where blocks lie that were found in parts."""
-        self._write(blocks.packed(), {ptype: extent.tolist() for ptype, extent in blocks.extents().items()})
+    def keep_blocks(self, blocks: Blocks, beside: Any) -> None:
+        """Keep where blocks lie that were found in parts, and what lies beside them as JSON."""
+        self._write(blocks.packed(), beside)
 
     def _write(self, index: bytes | memoryview, extents: Any) -> None:
         with contextlib.suppress(OSError):  # a kept index only saves time

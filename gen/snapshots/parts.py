@@ -3,7 +3,7 @@
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kinmass.gen.formats import FORMATS
 from kinmass.gen.formats.base import Part, Slot, reading
@@ -20,11 +20,13 @@ class Found(NamedTuple):
     """Where the blocks of one part of a snapshot lie, and how many particles of each type of it lie at the origin.
 
     of_index: name of the index that it is a part of, which is another's when the snapshot's files are replaced.
+    tally: what else was counted, of formats that count (`Format.beside`).
     """
 
     blocks: Blocks
     at_origin: dict[str, int]
     of_index: str
+    tally: Any = None
 
 
 def stage_once(path: Path, format_name: str, light: str | None, folder: Path, slot: Slot) -> None:
@@ -56,7 +58,7 @@ def find_part(path: Path, format_name: str, light: str | None, folder: Path, par
                 return None
             ds = snapshot_format.load(staged, slot, part)
             forget_datasets()
-            return Found(ds.blocks, ds.at_origin, kept.name)
+            return Found(ds.blocks, ds.at_origin, kept.name, getattr(ds, "tally", None))
 
 
 def keep_parts(path: Path, format_name: str, light: str | None, folder: Path, parts: list[Found]) -> None:
@@ -72,4 +74,5 @@ def keep_parts(path: Path, format_name: str, light: str | None, folder: Path, pa
     with reading(path):
         kept = KeptIndex(folder, FORMATS[format_name], path, light)
         if {part.of_index for part in parts} == {kept.name}:
-            kept.keep_blocks(joined([part.blocks for part in parts]))
+            blocks = joined([part.blocks for part in parts])
+            kept.keep_blocks(blocks, FORMATS[format_name].beside(blocks.extents(), [part.tally for part in parts]))

@@ -6,7 +6,7 @@ import shutil
 import struct
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import grids
@@ -26,6 +26,7 @@ from kinmass.gen.look.draft import draft
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Galaxy, Particles
 from kinmass.gen.snapshots import snapshot as snapshots
+from kinmass.gen.snapshots.parts import find_part, keep_parts
 from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.suite import Suite, Tracers
 
@@ -656,6 +657,22 @@ def test_arts_other_files_say_which_to_give(written):
     assert_refused("ramses", path, r"give `format: art`")
     assert_refused("gadget_binary", path, r"give `format: art`")
     assert_refused("art", written["ramses", "middle"], r"not ART's file of cells; give `format: ramses`")
+
+
+@pytest.mark.parametrize("n_parts", [2, 5])
+@pytest.mark.parametrize("kind", [kind for kind in grids.WRITERS if kind.split()[-1] != "art"])
+def test_a_census_that_is_taken_in_parts_is_that_of_one_process(kind, n_parts, written, tmp_path):
+    """Byte for byte, by more processes than files too; whoever opens the output then takes it, and counts nothing."""
+    path, form = written[kind, "corner"], kind.split()[-1]
+    with opened(kind, path, indexes=tmp_path / "alone") as snapshot:
+        wanted = snapshot.counts
+    parts = {n: find_part(path, form, None, tmp_path / "shared", (n, n_parts), nullcontext) for n in range(n_parts)}
+    assert sum(part.tally.counts.get("stars", 0) for part in parts.values()) == wanted["stars"] > 0
+    keep_parts(path, form, None, tmp_path / "shared", [parts[n] for n in range(n_parts)])
+    assert {file.name: file.read_bytes() for file in (tmp_path / "alone").iterdir()} == {
+        file.name: file.read_bytes() for file in (tmp_path / "shared").iterdir()
+    }
+    assert find_part(path, form, None, tmp_path / "shared", (0, n_parts), nullcontext) is None
 
 
 @pytest.mark.parametrize(("number", "at"), [(13, 4 * 80), (17, 4), (18, 4), (48, 4), (48, 4 * 11)])

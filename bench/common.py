@@ -135,6 +135,23 @@ def run(module: str, *arguments: object, ranks: int = 0) -> str:
     return subprocess.run(command, cwd=Path.cwd(), env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
+def checkouts(beside: Path | None) -> dict[str, Path]:
+    """This code's folder and, where another checkout of it is given, that one's, by the names that tables give them."""
+    return {"this code": ROOT} | ({"beside": beside.resolve()} if beside else {})
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    """Return the environment of one process of a checkout's code on one thread."""
+    return os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def run_in(checkout: Path, *arguments: object) -> str:
+    """Run Python in a fresh process with the code of a checkout, and return its output."""
+    command = [sys.executable, *map(str, arguments)]
+    env = environment(checkout)
+    return subprocess.run(command, cwd=checkout, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 def run_silently(module: str, *arguments: object) -> None:
     """Run `python -m module` in a fresh process. Raises SystemExit with what a failed one printed."""
     done = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True)

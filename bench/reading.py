@@ -9,7 +9,6 @@ left out where there is no strace.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from bench import common
+from bench.common import environment, run_in
 
 FORMATS = {"bursty": "Tipsy", "middle": "GIZMO", "quiet": "AREPO"}
 #: Suites with a folder for each galaxy, of which some may be left out.
@@ -145,18 +145,6 @@ write(Path(sys.argv[1]), [(galaxy, place, np.zeros(3)) for place in places], 250
 """
 
 
-def environment(checkout: Path) -> dict[str, str]:
-    """Return the environment of one process of a checkout's code on one thread."""
-    return os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-
-
-def run_in(checkout: Path, *arguments: object) -> str:
-    """Run Python in a fresh process with the code of a checkout, and return its output."""
-    command = [sys.executable, *map(str, arguments)]
-    env = environment(checkout)
-    return subprocess.run(command, cwd=checkout, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
 def calls_in(checkout: Path, scratch: Path, *arguments: object) -> list[str]:
     """Run Python as `run_in`, and return its calls that name a path. Raises SystemExit with what a failed run printed.
 
@@ -215,7 +203,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    checkouts = {"this code": common.ROOT} | ({"beside": args.beside.resolve()} if args.beside else {})
+    checkouts = common.checkouts(args.beside)
     with tempfile.TemporaryDirectory(dir=args.out.resolve()) as folder:
         scratch = Path(folder)
         box = scratch / "box.hdf5"

@@ -66,7 +66,7 @@ def refined_grid(gas: Particles, half_box_kpc: float, most: int = 4, depth: int 
     return Particles(pos.T, vel.T, inside[0], side_kpc=side), (8 * tree[:, 4]).astype(np.uint8)
 
 
-def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:
+def resampled(p: Particles, n: int, shrink: float) -> Particles:
     """Draw n particles of a component with repeats, in their old order, and multiply their kernels by `shrink`."""
     drawn = p[np.sort(np.random.default_rng(n).integers(0, len(p), n))]
     support = None if drawn.support_kpc is None else shrink * drawn.support_kpc

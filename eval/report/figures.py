@@ -165,12 +165,12 @@ def gain_where(gains: pd.DataFrame) -> Figure:
     return figure
 
 
-def train_by_test(summary: pd.DataFrame, instrument: str, tracer: str = "both") -> Figure:
-    """Draw matrices of dispersion, bias, coverage and share out of distribution.
+def train_by_test(summary: pd.DataFrame, instrument: str) -> Figure:
+    """Draw matrices of dispersion, bias, coverage and share out of distribution, with both tracers.
 
     Rows are the training sets, columns the test suites.
     """
-    rows = summary[(summary.train != "") & (summary.instrument == instrument) & (summary.tracer == tracer)]
+    rows = summary[(summary.train != "") & (summary.instrument == instrument) & (summary.tracer == "both")]
     rows = plainest(rows)
     rows = rows[rows.test != ALL]
     train_sets = sorted(rows.train.unique(), key=lambda t: (t.count("+"), t))

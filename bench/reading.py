@@ -193,6 +193,26 @@ def calls_to_open(checkout: Path, box: Path, scratch: Path, index: Path) -> list
     return ["\n".join(lines).count(f"{parts}/") / FILES for lines in opened]
 
 
+def rows_of_calls(
+    checkouts: list[Path], suites: dict[str, Path], galaxies: int, box: Path, scratch: Path
+) -> list[list[object]]:
+    """Make the rows of calls per galaxy and per file."""
+    rows, few = list[list[object]](), 4
+    for name, what in ZOOMS.items():
+        by_checkout = []
+        for checkout in checkouts:
+            first, second = (calls(checkout, suites[name], n, scratch) for n in (few, galaxies))
+            by_checkout.append([(b - a) / (galaxies - few) for a, b in zip(first, second, strict=True)])
+        for i, place in enumerate(("store", "archive")):
+            rows.append([f"calls per galaxy, {what}, {place}", *_beside([c[i] for c in by_checkout]), ""])
+        rows.append([f"calls per galaxy, {what}, both", *_beside([sum(c) for c in by_checkout]), 0.35])
+    openings = [calls_to_open(c, box, scratch, scratch / f"parts{i}") for i, c in enumerate(checkouts)]
+    for i, when in enumerate(("first", "second")):
+        what = f"calls per file of a box in {FILES}, {when} opening"
+        rows.append([what, *_beside([o[i] for o in openings]), ""])
+    return rows
+
+
 def main() -> None:
     """Measure this code, and another checkout in turns, and print."""
     parser = common.parser(__doc__)
@@ -239,19 +259,7 @@ def main() -> None:
         if None not in planning:
             rows.append(["listing, planning and ordering a galaxy of a box [CPU us]", *_beside(planning), ""])
         if shutil.which("strace"):
-            for name, what in ZOOMS.items():
-                few, more = 4, args.galaxies
-                by_checkout = []
-                for checkout in checkouts.values():
-                    first, second = (calls(checkout, suites[name], n, scratch) for n in (few, more))
-                    by_checkout.append([(b - a) / (more - few) for a, b in zip(first, second, strict=True)])
-                for i, place in enumerate(("store", "archive")):
-                    rows.append([f"calls per galaxy, {what}, {place}", *_beside([c[i] for c in by_checkout]), ""])
-                rows.append([f"calls per galaxy, {what}, both", *_beside([sum(c) for c in by_checkout]), 0.35])
-            openings = [calls_to_open(c, box, scratch, scratch / f"parts{i}") for i, c in enumerate(checkouts.values())]
-            for i, when in enumerate(("first", "second")):
-                what = f"calls per file of a box in {FILES}, {when} opening"
-                rows.append([what, *_beside([o[i] for o in openings]), ""])
+            rows += rows_of_calls([*checkouts.values()], suites, args.galaxies, box, scratch)
         else:
             print("no strace: calls are not counted")
     common.table(["", *checkouts, *(["ratio"] if args.beside else []), "wanted ratio"], rows)

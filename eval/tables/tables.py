@@ -28,10 +28,10 @@ from kinmass.eval.tables.metrics import (
 )
 from kinmass.eval.tables.origin import digest_of_file, origin_of
 from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
-from kinmass.eval.tables.predictions import Part, prepare
 from kinmass.eval.tables.tasks import (
     ALL,
     Group,
+    arguments_of_blocks,
     check_suites,
     check_unchanged,
     evaluate_block,
@@ -84,12 +84,7 @@ def collect(
     refuse_inside(out)
     require_writable(out)
     instruments = {instrument_of(run).name: instrument_of(run) for run in runs}
-    arguments = []
-    for suite in suites:
-        galaxies = Part(store.absolute(), suite, part)
-        for source in sources:
-            prepare(source, galaxies)
-        arguments += [(sources, instruments, galaxies, block) for block in galaxies.blocks()]
+    arguments = arguments_of_blocks(sources, instruments, store, suites, part)
     sums = sum_of_tasks(evaluate_block, arguments, cluster)
     check_unchanged(sources)
     return pooled(seeds_together(sums))

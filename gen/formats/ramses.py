@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G, RAMSES_MPC_CM, RAMSES_RHO_CRIT, G
-from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, SnapshotError, check_cosmology
+from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, SnapshotError, check_cosmology, first_bytes
 from kinmass.gen.formats.blocks import Blocks
 from kinmass.gen.formats.fortran import Records
 from kinmass.gen.formats.frontends import open_grid
@@ -101,10 +101,7 @@ class Ramses(GridFormat):
         """Read the numbers of an info file. Raises SnapshotError where one is missing."""
         if path.suffix != ".txt" or path.name.startswith("info_rt_"):
             raise SnapshotError(f"{path}: no info file of RAMSES; give output_NNNNN/info_NNNNN.txt (info_[0-9]*.txt)")
-        try:
-            text = path.read_text(errors="replace")[:100_000]
-        except OSError as error:
-            raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
+        text = first_bytes(path, 100_000).decode(errors="replace")
         info: dict[str, float] = {}
         for key, value in re.findall(r"^(\w+) *= *(\S+)", text, re.M):
             if key in _NUMBERS:

@@ -144,8 +144,8 @@ def results(runs: list[Path], map_store: Path, made_once: MadeOnce) -> Path:
     return made_once("results", lambda folder: command(*line, "--out", folder))
 
 
-def assert_same_posterior(found, expected, widths: float = 0.02) -> None:
-    """Assert that each of the samples (S, ..., K) agrees with the expected one to a share `widths` of the local width.
+def assert_same_posterior(found, expected) -> None:
+    """Assert that each of the samples (S, ..., K) agrees with the expected one to a fiftieth of the local width.
 
     The width is that of the expected samples' central 68 %. A tolerance in dex would not do: rounding moves the far
     tails of networks of few training steps by many dex.
@@ -154,7 +154,7 @@ def assert_same_posterior(found, expected, widths: float = 0.02) -> None:
 
     low, high = np.quantile(expected, [0.16, 0.84], axis=0)
     assert (high > low).all()
-    np.testing.assert_array_less(np.abs(found - expected), np.broadcast_to(widths * (high - low), expected.shape))
+    np.testing.assert_array_less(np.abs(found - expected), np.broadcast_to(0.02 * (high - low), expected.shape))
 
 
 def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...] = SUITES, classical: bool = False):

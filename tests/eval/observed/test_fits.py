@@ -798,7 +798,7 @@ def test_spaxels_as_they_lie(tmp_path):
             spaxel_side(x.ravel(), y.ravel(), "t", None)
 
 
-def binned(centres, name="density"):
+def binned(centres):
     """Number of the nearest centre, and the means of the maps in each bin, weighted with the light."""
     from scipy.spatial import cKDTree
 

@@ -677,10 +677,10 @@ def test_truths_as_pandas_writes_them_are_a_mask(tmp_path):
             assert len(gas.x_arcsec) == np.count_nonzero(kept)
 
 
-def csv_of(table: dict[str, np.ndarray], between: tuple[str, ...] = (), before: str = "") -> str:
-    """A text of a table, with lines between its names and its numbers, and something before the names."""
+def csv_of(table: dict[str, np.ndarray], between: tuple[str, ...] = ()) -> str:
+    """A text of a table, with lines between its names and its numbers."""
     numbers = [",".join(map(repr, map(float, row))) for row in zip(*table.values(), strict=True)]
-    return "\n".join([before + ",".join(table), *between, *numbers]) + "\n"
+    return "\n".join([",".join(table), *between, *numbers]) + "\n"
 
 
 def in_encoding(name: str, text: str) -> bytes:

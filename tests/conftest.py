@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import warm
+import yaml
 from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -174,6 +175,15 @@ def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...
             for group, total in evaluate_block(sources, instruments, part, block).items():
                 sums[group] = sums[group] + total if group in sums else total
     write_tables(out, store, runs, pooled(sums), None, store_identity(store, suites))
+
+
+def galaxy_file(path: Path, content: dict[str, Any]) -> Path:
+    """Write the YAML file of an observed galaxy, without keys, its own or a tracer's, whose value is None."""
+    said = {key: value for key, value in content.items() if value is not None}
+    for key in said.keys() & {"gas", "stars"}:
+        said[key] = {name: value for name, value in said[key].items() if value is not None}
+    path.write_text(yaml.safe_dump(said))
+    return path
 
 
 def write_votable(table: Any, path: Path) -> None:

@@ -66,7 +66,7 @@ def refined_grid(gas: Particles, half_box_kpc: float, most: int = 4, depth: int 
     return Particles(pos.T, vel.T, inside[0], side_kpc=side), (8 * tree[:, 4]).astype(np.uint8)
 
 
-def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:
+def resampled(p: Particles, n: int, shrink: float) -> Particles:
     """Draw n particles of a component with repeats, in their old order, and multiply their kernels by `shrink`."""
     drawn = p[np.sort(np.random.default_rng(n).integers(0, len(p), n))]
     support = None if drawn.support_kpc is None else shrink * drawn.support_kpc
@@ -133,6 +133,23 @@ def run(module: str, *arguments: object, ranks: int = 0) -> str:
     command = [*mpi, sys.executable, "-m", module, *map(str, arguments)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=Path.cwd(), env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def checkouts(beside: Path | None) -> dict[str, Path]:
+    """This code's folder and, where another checkout of it is given, that one's, by the names that tables give them."""
+    return {"this code": ROOT} | ({"beside": beside.resolve()} if beside else {})
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    """Return the environment of one process of a checkout's code on one thread."""
+    return os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def run_in(checkout: Path, *arguments: object) -> str:
+    """Run Python in a fresh process with the code of a checkout, and return its output."""
+    command = [sys.executable, *map(str, arguments)]
+    env = environment(checkout)
+    return subprocess.run(command, cwd=checkout, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def run_silently(module: str, *arguments: object) -> None:

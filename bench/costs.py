@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 
 from bench import common
-from bench.reading import BOX, run_in, write_table
+from bench.common import run_in
+from bench.reading import BOX, write_table
 from kinmass.gen.campaign import parallel
 from kinmass.gen.campaign.foretell import Load, probe
 from kinmass.gen.campaign.listing import list_snapshot

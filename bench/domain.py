@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from bench import common
-from bench.reading import run_in
+from bench.common import run_in
 from kinmass.gen.formats.gadget import write
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
@@ -118,7 +118,6 @@ def main() -> None:
     parser.add_argument("--galaxies", type=int, default=150, help="in each box (default: %(default)s)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    checkouts = {"this code": common.ROOT} | ({"beside": args.beside.resolve()} if args.beside else {})
     galaxies, places = crowd(args.galaxies)
     own = {part: sum(len(galaxy.components()[part]) for galaxy, _ in galaxies[:-1]) for part in FIELDS}
     n_own, own_mb = sum(own.values()), 1e-6 * sum(n * _row_bytes(part) for part, n in own.items())
@@ -129,7 +128,7 @@ def main() -> None:
         for order, ordered in (("groups", galaxies), ("cells", by_cells(galaxies))):
             box = scratch / f"{order}.hdf5"
             write(box, [(g, c, np.zeros(3)) for g, c in ordered], BOX_KPC, 1.0, 0.7, "gizmo", double=False)
-            for name, checkout in checkouts.items():
+            for name, checkout in common.checkouts(args.beside).items():
                 index = scratch / f"{order}-{name}"
                 for ranks in (1, 2):
                     read = [

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from bench import common
-from bench.reading import run_in
+from bench.common import run_in
 from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, measures, per_view
 from kinmass.eval.tables.predictions import BLOCK, N_SAMPLES, KeptPredictions, Part, prepare
@@ -111,8 +111,9 @@ def blocks(views: int) -> list[tuple[int, int]]:
 
 def compare(checkout: Path, views: int) -> None:
     """Print the seconds of this code and of another checkout, the mean of two runs each, less those of drawing."""
-    seconds: dict[Path, float] = {common.ROOT: 0.0, checkout: 0.0}
-    for place in (common.ROOT, checkout, checkout, common.ROOT):
+    places = [*common.checkouts(checkout).values()]
+    seconds = dict.fromkeys(places, 0.0)
+    for place in (*places, *places[::-1]):
         seconds[place] += 0.5 * float(run_in(place, "-c", TIMED, views).split()[-1])
     began = time.perf_counter()
     sum_of_tasks(only_made_up, blocks(views), Cluster())

@@ -200,6 +200,22 @@ def with_interval(values: np.ndarray, digits: int) -> str:
     return f"{values[0]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def rows_of(results: Results, variants: list[str], tracers: list[str], suites: list[str]) -> list[list[object]]:
+    """Make a row of measures for each variant and tracer, on each suite that was left out and on all of them."""
+    rows: list[list[object]] = []
+    for variant, tracer, left_out in product(variants, tracers, [*suites, None]):
+        found = {
+            name: results.mean(variant, tracer, left_out, name)
+            if left_out
+            else results.over_suites(variant, tracer, name)
+            for name in MEASURES
+        }
+        rmse, *others = (with_interval(values, 3) for values in found.values())
+        closed = with_interval(results.closed(variant, tracer, left_out), 0)
+        rows.append([variant, tracer, left_out or "all", rmse, closed, *others])
+    return rows
+
+
 def main() -> None:
     """Train all fits that are missing and print the tables."""
     parser = common.parser(__doc__)
@@ -226,41 +242,12 @@ def main() -> None:
     results = Results(
         out, args.fresh or args.store, None if args.fresh else "val", chosen, list(args.tracers), suites, args.seeds
     )
-    rows: list[list[object]] = []
     listed = ["home", *chosen]
     if args.seeds > 1:
         listed += [ensemble(variant) for variant in listed]
-    for variant, tracer, left_out in product(listed, args.tracers, [*suites, None]):
-        found = {
-            name: results.mean(variant, tracer, left_out, name)
-            if left_out
-            else results.over_suites(variant, tracer, name)
-            for name in MEASURES
-        }
-        rmse, *others = (with_interval(values, 3) for values in found.values())
-        rows.append(
-            [
-                variant,
-                tracer,
-                left_out or "all",
-                rmse,
-                with_interval(results.closed(variant, tracer, left_out), 0),
-                *others,
-            ]
-        )
-    heads = [
-        "variant",
-        "tracer",
-        "left out",
-        "RMSE [dex]",
-        "closed [%]",
-        "bias [dex]",
-        "68 % coverage",
-        "strange",
-        "AUC",
-    ]
-    common.table(heads, rows)
-    rows = [
+    heads = ["variant", "tracer", "left out", "RMSE [dex]", "closed [%]", "bias [dex]", "68 % coverage", "strange"]
+    common.table([*heads, "AUC"], rows_of(results, listed, args.tracers, suites))
+    rows: list[list[object]] = [
         [trained, tested, tracer, with_interval(results.abroad(tracer, trained, tested), 2)]
         + [with_interval(results.mean(trained, tracer, tested, name), 3) for name in ("coverage", "strange", "auc")]
         for tracer, trained, tested in product(args.tracers, suites, suites)

@@ -9,7 +9,6 @@ left out where there is no strace.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from bench import common
+from bench.common import environment, run_in
 
 FORMATS = {"bursty": "Tipsy", "middle": "GIZMO", "quiet": "AREPO"}
 #: Suites with a folder for each galaxy, of which some may be left out.
@@ -145,18 +145,6 @@ write(Path(sys.argv[1]), [(galaxy, place, np.zeros(3)) for place in places], 250
 """
 
 
-def environment(checkout: Path) -> dict[str, str]:
-    """Return the environment of one process of a checkout's code on one thread."""
-    return os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-
-
-def run_in(checkout: Path, *arguments: object) -> str:
-    """Run Python in a fresh process with the code of a checkout, and return its output."""
-    command = [sys.executable, *map(str, arguments)]
-    env = environment(checkout)
-    return subprocess.run(command, cwd=checkout, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
 def calls_in(checkout: Path, scratch: Path, *arguments: object) -> list[str]:
     """Run Python as `run_in`, and return its calls that name a path. Raises SystemExit with what a failed run printed.
 
@@ -205,6 +193,26 @@ def calls_to_open(checkout: Path, box: Path, scratch: Path, index: Path) -> list
     return ["\n".join(lines).count(f"{parts}/") / FILES for lines in opened]
 
 
+def rows_of_calls(
+    checkouts: list[Path], suites: dict[str, Path], galaxies: int, box: Path, scratch: Path
+) -> list[list[object]]:
+    """Make the rows of calls per galaxy and per file."""
+    rows, few = list[list[object]](), 4
+    for name, what in ZOOMS.items():
+        by_checkout = []
+        for checkout in checkouts:
+            first, second = (calls(checkout, suites[name], n, scratch) for n in (few, galaxies))
+            by_checkout.append([(b - a) / (galaxies - few) for a, b in zip(first, second, strict=True)])
+        for i, place in enumerate(("store", "archive")):
+            rows.append([f"calls per galaxy, {what}, {place}", *_beside([c[i] for c in by_checkout]), ""])
+        rows.append([f"calls per galaxy, {what}, both", *_beside([sum(c) for c in by_checkout]), 0.35])
+    openings = [calls_to_open(c, box, scratch, scratch / f"parts{i}") for i, c in enumerate(checkouts)]
+    for i, when in enumerate(("first", "second")):
+        what = f"calls per file of a box in {FILES}, {when} opening"
+        rows.append([what, *_beside([o[i] for o in openings]), ""])
+    return rows
+
+
 def main() -> None:
     """Measure this code, and another checkout in turns, and print."""
     parser = common.parser(__doc__)
@@ -215,7 +223,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    checkouts = {"this code": common.ROOT} | ({"beside": args.beside.resolve()} if args.beside else {})
+    checkouts = common.checkouts(args.beside)
     with tempfile.TemporaryDirectory(dir=args.out.resolve()) as folder:
         scratch = Path(folder)
         box = scratch / "box.hdf5"
@@ -251,19 +259,7 @@ def main() -> None:
         if None not in planning:
             rows.append(["listing, planning and ordering a galaxy of a box [CPU us]", *_beside(planning), ""])
         if shutil.which("strace"):
-            for name, what in ZOOMS.items():
-                few, more = 4, args.galaxies
-                by_checkout = []
-                for checkout in checkouts.values():
-                    first, second = (calls(checkout, suites[name], n, scratch) for n in (few, more))
-                    by_checkout.append([(b - a) / (more - few) for a, b in zip(first, second, strict=True)])
-                for i, place in enumerate(("store", "archive")):
-                    rows.append([f"calls per galaxy, {what}, {place}", *_beside([c[i] for c in by_checkout]), ""])
-                rows.append([f"calls per galaxy, {what}, both", *_beside([sum(c) for c in by_checkout]), 0.35])
-            openings = [calls_to_open(c, box, scratch, scratch / f"parts{i}") for i, c in enumerate(checkouts.values())]
-            for i, when in enumerate(("first", "second")):
-                what = f"calls per file of a box in {FILES}, {when} opening"
-                rows.append([what, *_beside([o[i] for o in openings]), ""])
+            rows += rows_of_calls([*checkouts.values()], suites, args.galaxies, box, scratch)
         else:
             print("no strace: calls are not counted")
     common.table(["", *checkouts, *(["ratio"] if args.beside else []), "wanted ratio"], rows)

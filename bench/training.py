@@ -162,9 +162,9 @@ def beside_checkout(checkout: Path, args: argparse.Namespace, scratch: Path) -> 
         {name: getattr(args, name) for name in ("galaxies", "views", "pixels", "per_shard", "width", "batch")}
     )
     running = {}
-    for name, root in (("this code", common.ROOT), ("beside", checkout.resolve())):
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    for name, root in common.checkouts(checkout).items():
         argv = [sys.executable, "-c", STEPS, str((scratch / f"{name}.zarr").resolve()), sizes]
+        env = common.environment(root)
         running[name] = subprocess.Popen(
             argv, cwd=root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )

@@ -62,15 +62,19 @@ def _cluster_settings(args: argparse.Namespace) -> "Cluster":
     return Cluster(args.cluster, args.workers, logs=logs, site=site, **of_jobs)
 
 
+def _add_galaxies(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suites", help="test suites, comma-separated (default: all of the store)")
+    parser.add_argument(
+        "--part", default="test", choices=("test", "all"), help="galaxies kept from training, or all (default: test)"
+    )
+
+
 def _add_tables(commands: Any) -> None:
     tables = add_command(commands, "tables", "evaluate runs on every suite of a store")
     tables.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or a folder that holds them")
     tables.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
     tables.add_argument("--out", type=Path, required=True, help="folder for table.csv, table.parquet and the rest")
-    tables.add_argument("--suites", help="test suites, comma-separated (default: all of the store)")
-    tables.add_argument(
-        "--part", default="test", choices=("test", "all"), help="galaxies kept from training, or all (default: test)"
-    )
+    _add_galaxies(tables)
     tables.add_argument("--no-classical", action="store_true", help="networks only, no classical estimators")
     tables.add_argument("--report", action="store_true", help="write the report as well")
     _add_cluster(tables)
@@ -83,12 +87,9 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("a", type=Path, metavar="RUN_A", help="run folder")
     compare.add_argument("b", type=Path, metavar="RUN_B", help="run folder")
     compare.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
-    compare.add_argument("--suites", help="test suites, comma-separated (default: all of the store)")
+    _add_galaxies(compare)
     compare.add_argument(
         "--tracer", choices=("gas", "stars", "both"), help="tracer to compare, of runs that answer for any"
-    )
-    compare.add_argument(
-        "--part", default="test", choices=("test", "all"), help="galaxies kept from training, or all (default: test)"
     )
     compare.add_argument("--out", type=Path, help="CSV file to write as well")
     _add_cluster(compare)
@@ -99,10 +100,7 @@ def add_commands(commands: Any) -> None:
     conditions.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or one that holds them")
     conditions.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
     conditions.add_argument("--out", type=Path, required=True, help="results folder, where `report` finds the table")
-    conditions.add_argument("--suites", help="test suites, comma-separated (default: all of the store)")
-    conditions.add_argument(
-        "--part", default="test", choices=("test", "all"), help="galaxies kept from training, or all (default: test)"
-    )
+    _add_galaxies(conditions)
     conditions.add_argument("--views", type=int, default=1, help="views of each galaxy at most, 0 for all (default: 1)")
 
     report = add_command(commands, "report", "draw figures and write one HTML file that opens without a network")

@@ -103,6 +103,11 @@ def _is_module(name: str) -> bool:
         return False
 
 
+def digest_of(*made_of: object) -> str:
+    """Return a digest of what something that is kept was made of: numbers and words, alone or in tuples and lists."""
+    return blake2b(repr(made_of).encode(), digest_size=16).hexdigest()
+
+
 @cache
 def stage_key() -> str:
     """A digest of all code of this stage. It is computed once in a process, in some hundredths of a second."""

@@ -50,13 +50,7 @@ def export(
     for an impossible view, distance or place, and where a file is there that was made of something else.
     """
     group = store.open_suite(path, suite)
-    names = store.read_labels(group, "galaxy").tolist()
-    if galaxy not in names:
-        few = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
-        raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {few}")
-    index = names.index(galaxy)
-    if store.read(group, "status", index) != store.DONE:
-        raise store.StoreError(f"{path}/{suite}: {galaxy} has no maps (see failures.jsonl); run `kinmass maps`")
+    index = _index_of(group, path, suite, galaxy)
     n_views = group["maps"].shape[1]
     if view is not None and not 0 <= view < n_views:
         raise OptionError(
@@ -78,22 +72,36 @@ def export(
         axes = _axes(images["STARS_DENSITY"].shape[-1], pixel_kpc, distance_mpc, centre_deg)
         axes.extend(_beam(header.get("PSFKPC", 0.0), distance_mpc))
         header["PIXKPC"] = (pixel_kpc, "[kpc] side of a pixel")
-        hdus = [fits.PrimaryHDU(header=header)]
-        for name, image in images.items():
-            tracer, channel = name.lower().split("_", 1)
-            unit, meaning = _CHANNELS[channel]
-            if (tracer, channel) == ("stars", "density") and by_light:
-                unit, meaning = "", "surface brightness, units of light_field per kpc2"
-            hdu = fits.ImageHDU(image, name=name)
-            hdu.header["BUNIT"] = (unit, meaning)
-            hdu.header["OBJECT"] = header["OBJECT"]
-            hdu.header.extend(axes)
-            hdus.append(hdu)
+        hdus = [_image(name, image, by_light, header["OBJECT"], axes) for name, image in images.items()]
         with aside(place) as partial:
-            fits.HDUList([*hdus, _profile(group, index)]).writeto(partial, output_verify="exception")
+            whole = fits.HDUList([fits.PrimaryHDU(header=header), *hdus, _profile(group, index)])
+            whole.writeto(partial, output_verify="exception")
     if view is None:
         _remove_further_views(out, f"{file_stem(suite, galaxy)}.view", n_views, origin)
     return paths
+
+
+def _index_of(group: zarr.Group, path: Path, suite: str, galaxy: str) -> int:
+    """Return the place of a galaxy in its suite. Raises StoreError where it is not there, or has no maps."""
+    names = store.read_labels(group, "galaxy").tolist()
+    if galaxy not in names:
+        few = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
+        raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {few}")
+    index = int(names.index(galaxy))
+    if store.read(group, "status", index) != store.DONE:
+        raise store.StoreError(f"{path}/{suite}: {galaxy} has no maps (see failures.jsonl); run `kinmass maps`")
+    return index
+
+
+def _image(name: str, image: np.ndarray, by_light: bool, galaxy: str, axes: fits.Header) -> fits.ImageHDU:
+    """Make the extension of one image (P, P), with its unit. by_light: the density of stars is their light."""
+    unit, meaning = _CHANNELS[name.lower().split("_", 1)[1]]
+    if name == "STARS_DENSITY" and by_light:
+        unit, meaning = "", "surface brightness, units of light_field per kpc2"
+    hdu = fits.ImageHDU(image, name=name)
+    hdu.header["BUNIT"], hdu.header["OBJECT"] = (unit, meaning), galaxy
+    hdu.header.extend(axes)
+    return hdu
 
 
 def _remove_further_views(out: Path, name_before_number: str, n_views: int, origin: fits.Header) -> None:

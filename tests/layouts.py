@@ -99,6 +99,13 @@ def _files(path: Path, written: Galaxy, files: int, **header: object) -> Iterato
             yield file, part
 
 
+def _opened(path: Path, files: int) -> Iterator[h5py.File]:
+    """Open the files of a snapshot that is there one after another, to change them."""
+    for name in file_paths(path, files):
+        with h5py.File(name, "r+") as file:
+            yield file
+
+
 def _code(p: Particles, length: float, mass: float, velocity: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return positions wrapped into the box, velocities and masses in code units."""
     return np.mod(p.pos_kpc, BOX) / length, np.float32(p.vel_kms / velocity), np.float32(p.mass_msun / mass)
@@ -174,25 +181,24 @@ def tng(path: Path, written: Galaxy, files: int = 1) -> Path:
 def auriga(path: Path, written: Galaxy, files: int = 1) -> Path:
     """Write AURIGA: TNG's cells and stars in a zoom, without attributes of datasets; units in AREPO's Header."""
     first = tng(path, written, files)
-    for name in file_paths(path, files):
-        with h5py.File(name, "r+") as file:
-            del file["PartType3"]
-            for group in ("PartType0", "PartType1", "PartType4"):
-                for dataset in file[group].values():
-                    for attribute in list(dataset.attrs):
-                        del dataset.attrs[attribute]
-            file["Header"].attrs["MassTable"] = [0, DARK_MSUN / MASS_H, 0, 0, 0, 0]
-            file["Header"].attrs["UnitLength_in_cm"] = KPC * 1e3  # AURIGA counts in Mpc/h
-            file["Header"].attrs["UnitMass_in_g"] = MSUN * 1e10
-            file["Header"].attrs["UnitVelocity_in_cm_per_s"] = 1e5
-            for group in ("PartType0", "PartType1", "PartType4"):
-                file[group]["Coordinates"][...] /= 1000
-            file["PartType0/Density"][...] *= 1e9
-            file["Header"].attrs["BoxSize"] /= 1000
-            for low in (2, 3):
-                far = file.create_group(f"PartType{low}")
-                far["Coordinates"], far["Velocities"] = np.full((2, 3), 0.005), np.zeros((2, 3))
-                far["Masses"] = np.full(2, 2 * DARK_MSUN / MASS_H)
+    for file in _opened(path, files):
+        del file["PartType3"]
+        for group in ("PartType0", "PartType1", "PartType4"):
+            for dataset in file[group].values():
+                for attribute in list(dataset.attrs):
+                    del dataset.attrs[attribute]
+        file["Header"].attrs["MassTable"] = [0, DARK_MSUN / MASS_H, 0, 0, 0, 0]
+        file["Header"].attrs["UnitLength_in_cm"] = KPC * 1e3  # AURIGA counts in Mpc/h
+        file["Header"].attrs["UnitMass_in_g"] = MSUN * 1e10
+        file["Header"].attrs["UnitVelocity_in_cm_per_s"] = 1e5
+        for group in ("PartType0", "PartType1", "PartType4"):
+            file[group]["Coordinates"][...] /= 1000
+        file["PartType0/Density"][...] *= 1e9
+        file["Header"].attrs["BoxSize"] /= 1000
+        for low in (2, 3):
+            far = file.create_group(f"PartType{low}")
+            far["Coordinates"], far["Velocities"] = np.full((2, 3), 0.005), np.zeros((2, 3))
+            far["Masses"] = np.full(2, 2 * DARK_MSUN / MASS_H)
     return first
 
 
@@ -222,54 +228,50 @@ def gizmo_2020(path: Path, written: Galaxy, files: int = 1) -> Path:
     They have the factor of h in them (its allvars.h: UNIT_LENGTH_IN_CGS is All.UnitLength_in_cm / All.HubbleParam).
     """
     first = fire(path, written, files)
-    for name in file_paths(path, files):
-        with h5py.File(name, "r+") as file:
-            attrs = file["Header"].attrs
-            for key in ("Omega0", "OmegaLambda"):
-                del attrs[key]
-            attrs["ComovingIntegrationOn"], attrs["Omega_Lambda"], attrs["Omega_Matter"] = 1, 0.7, 0.3
-            attrs["Omega_Baryon"], attrs["Omega_Radiation"], attrs["GIZMO_version"] = 0.05, 0.0, 2021
-            attrs["UnitLength_In_CGS"], attrs["UnitMass_In_CGS"] = KPC * 1e3 / H, MSUN * 1e10 / H
-            attrs["UnitVelocity_In_CGS"] = 1e5
-            attrs["BoxSize"] /= 1000
-            for group in ("PartType0", "PartType1", "PartType4"):
-                file[group]["Coordinates"][...] /= 1000
-            file["PartType0/SmoothingLength"][...] /= 1000
+    for file in _opened(path, files):
+        attrs = file["Header"].attrs
+        for key in ("Omega0", "OmegaLambda"):
+            del attrs[key]
+        attrs["ComovingIntegrationOn"], attrs["Omega_Lambda"], attrs["Omega_Matter"] = 1, 0.7, 0.3
+        attrs["Omega_Baryon"], attrs["Omega_Radiation"], attrs["GIZMO_version"] = 0.05, 0.0, 2021
+        attrs["UnitLength_In_CGS"], attrs["UnitMass_In_CGS"] = KPC * 1e3 / H, MSUN * 1e10 / H
+        attrs["UnitVelocity_In_CGS"] = 1e5
+        attrs["BoxSize"] /= 1000
+        for group in ("PartType0", "PartType1", "PartType4"):
+            file[group]["Coordinates"][...] /= 1000
+        file["PartType0/SmoothingLength"][...] /= 1000
     return first
 
 
 def gizmo_newer(path: Path, written: Galaxy, files: int = 1) -> Path:
     """Write what newer versions of GIZMO do: kernels have another name."""
     first = gizmo_2020(path, written, files)
-    for name in file_paths(path, files):
-        with h5py.File(name, "r+") as file:
-            file.move("PartType0/SmoothingLength", "PartType0/KernelMaxRadius")
+    for file in _opened(path, files):
+        file.move("PartType0/SmoothingLength", "PartType0/KernelMaxRadius")
     return first
 
 
 def gadget4(path: Path, written: Galaxy, files: int = 1) -> Path:
     """Write GADGET-4: a short Header, cosmology and units in the Parameters group (users' guide, Snapshot format)."""
     first = fire(path, written, files)
-    for name in file_paths(path, files):
-        with h5py.File(name, "r+") as file:
-            attrs, parameters = file["Header"].attrs, file.create_group("Parameters").attrs
-            for key in ("Omega0", "OmegaLambda", "HubbleParam"):
-                parameters[key] = attrs.pop(key)
-            parameters["ComovingIntegrationOn"], parameters["UnitVelocity_in_cm_per_s"] = 1, 1e5
-            parameters["UnitLength_in_cm"], parameters["UnitMass_in_g"] = KPC, MSUN * 1e10
-            for group in ("PartType0", "PartType4"):
-                del file[group]["Metallicity"]
+    for file in _opened(path, files):
+        attrs, parameters = file["Header"].attrs, file.create_group("Parameters").attrs
+        for key in ("Omega0", "OmegaLambda", "HubbleParam"):
+            parameters[key] = attrs.pop(key)
+        parameters["ComovingIntegrationOn"], parameters["UnitVelocity_in_cm_per_s"] = 1, 1e5
+        parameters["UnitLength_in_cm"], parameters["UnitMass_in_g"] = KPC, MSUN * 1e10
+        for group in ("PartType0", "PartType4"):
+            del file[group]["Metallicity"]
     return first
 
 
 def simba(path: Path, written: Galaxy, files: int = 1) -> Path:
     """Write SIMBA: FIRE's layout with dust, winds and molecular fractions."""
     first = fire(path, written, files)
-    for name in file_paths(path, files):
-        with h5py.File(name, "r+") as file:
-            n = len(file["PartType0/Coordinates"])
-            for field in ("Dust_Masses", "FractionH2", "DelayTime", "NWindLaunches", "StarFormationRate"):
-                file[f"PartType0/{field}"] = np.zeros(n, np.float32)
+    for file in _opened(path, files):
+        n = len(file["PartType0/Coordinates"])
+        for field in ("Dust_Masses", "FractionH2", "DelayTime", "NWindLaunches", "StarFormationRate"):
+            file[f"PartType0/{field}"] = np.zeros(n, np.float32)
     return first
 
 

@@ -41,8 +41,7 @@ class Disc:
     position_angle: float  # of the receding side of the major axis, from +x towards +y [rad]
     cos_inclination: float
     systemic_kms: float
-    ring_re: np.ndarray  # (m,)
-    rotation_kms: np.ndarray  # (m,) rotation velocities in the disc's plane
+    rotation_kms: np.ndarray  # (m,) rotation velocities in the disc's plane, at the rings of the fit
 
 
 def disc_plane(x: np.ndarray, y: np.ndarray, angle: float, cos_i: float) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +166,7 @@ def fit_disc(
     angle, cos_i = float(best_geometry[0]), float(np.clip(best_geometry[1], min_cos_i, max_cos_i))
     coefficients = solve_velocities(angle, cos_i)[0]
     rotation = coefficients[1:] / np.sqrt(1 - cos_i**2)
-    return Disc(angle, cos_i, float(coefficients[0]), ring, rotation)
+    return Disc(angle, cos_i, float(coefficients[0]), rotation)
 
 
 def pressure_slope(radius: np.ndarray, pressure: np.ndarray, at_radius: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from kinmass.eval.gallery.stored import NotShown, networks_of
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.look.style import own_style
 from kinmass.gen.storage.store import StoreError
+from kinmass.gen.words import counted
 
 ADDRESS, PORT = "127.0.0.1", 8050
 _HEADERS = {
@@ -157,8 +158,7 @@ def serve(store: Path, runs: list[Path], results: Path, port: int | None = None,
     server.add_sockets([listening])
     reading = index.start()
     n_galaxies = sum(len(table.names) for table in index.suites.values())
-    galaxies = "galaxy" if n_galaxies == 1 else "galaxies"
-    print(f"{store}: {n_galaxies} {galaxies} of {', '.join(index.suites)}; Ctrl-C ends it")
+    print(f"{store}: {counted(n_galaxies, 'galaxy', 'galaxies')} of {', '.join(index.suites)}; Ctrl-C ends it")
     print(f"open                  http://{ADDRESS}:{port}/?token={token}")
     print(f"from elsewhere first  ssh -N -L {port}:{ADDRESS}:{port} {_user()}@{socket.getfqdn()}", flush=True)
     try:

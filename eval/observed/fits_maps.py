@@ -420,8 +420,8 @@ class Bins:
         folder: Path,
         number_column: str | None,
         starts_at: int | None,
-        wanted: Collection[str] = (),
-        is_said: bool = False,
+        wanted: Collection[str],
+        is_said: bool,
     ):
         """Read the table `name`. Bin numbers are in number_column or else in a column with one of the usual names.
 

@@ -64,7 +64,7 @@ MIN_PIXELS = 8
 LIKELY_GAS_MSUN_KPC2, LIKELY_GAS_DEX = 2e7, 0.3
 
 
-def _choose_tracer(run: Inference, galaxy: ObservedGalaxy, asked_for: str | None = None) -> str:
+def _choose_tracer(run: Inference, galaxy: ObservedGalaxy, asked_for: str | None) -> str:
     """Choose the tracer that the run is asked for: `gas`, `stars` or `both`; asked_for, where it is given.
 
     Raises ValueError where the run was trained for other tracers, or on maps that this galaxy does not have.

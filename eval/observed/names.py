@@ -116,7 +116,7 @@ def _refuse_width(files: TracerFiles, key: str, called: str) -> None:
         raise ValueError(f"{named} is called a logarithm: give it in km/s, or say dispersion_unit if it is")
 
 
-def refuse_forgotten_width(files: TracerFiles, beside: Collection[str], called: Sequence[str] = ()) -> None:
+def refuse_forgotten_width(files: TracerFiles, beside: Collection[str], called: Sequence[str]) -> None:
     """Raise ValueError where a dispersion stands beside its instrument's width, by that map's name, which no key says.
 
     beside: names of the other maps in its file, its columns, extensions or planes. Those are of this dispersion whose
@@ -155,7 +155,7 @@ def _refuse_error_for(files: TracerFiles, key: str, called: str) -> None:
         )
 
 
-def of_other_tracer(files: TracerFiles, tracer: str, called: Sequence[str] = ()) -> list[str]:
+def of_other_tracer(files: TracerFiles, tracer: str, called: Sequence[str]) -> list[str]:
     """Return a remark where the velocity of the gas is called one of stars, or the reverse; `called` by its file."""
     other = "gas" if tracer == "stars" else "stars"
     told = " ".join([_told(files, "velocity"), *called]).lower()
@@ -181,7 +181,7 @@ def unit_in_words(column: str) -> str | None:
     return None if found is None or "arcsec" in column.lower() else found[1]
 
 
-def refuse_logarithm(files: TracerFiles, is_logarithm: bool, called: Sequence[str] = ()) -> None:
+def refuse_logarithm(files: TracerFiles, is_logarithm: bool, called: Sequence[str]) -> None:
     """Raise ValueError where a density is called a logarithm or a magnitude, and the unit in its file is of none.
 
     called: what its file calls it, besides the YAML file's name of it.

@@ -62,16 +62,20 @@ def plainest(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows.estimator == tracer.map(kind_of)]
 
 
+def _bars(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
+    """Return the lengths (2, n) of error bars down to `low` and up to `high`, where the value lies between them."""
+    return np.array([value - low, high - value]).clip(min=0)
+
+
 def _draw(
     axis: Axes, rows: pd.DataFrame, name: str, colour: str, label: str, line_style: str, marker: str = "o"
 ) -> None:
     """Draw a measure against radius with its 68 % band, or one point with an error bar if there is only one radius."""
     if len(rows) == 1:
-        row = rows.iloc[0]
         # These two estimators have the same radius and often nearly the same value.
-        shift = {"campbell2017": 0.97, "errani2018": 1.03}.get(row.estimator, 1)
-        error = [[max(row[name] - row[f"{name}_lo"], 0)], [max(row[f"{name}_hi"] - row[name], 0)]]
-        axis.errorbar(shift * row.radius, row[name], error, color=colour, ms=6, ls="", label=label, marker=marker)
+        shift = {"campbell2017": 0.97, "errani2018": 1.03}.get(rows.estimator.iloc[0], 1)
+        error = _bars(rows[name], rows[f"{name}_lo"], rows[f"{name}_hi"])
+        axis.errorbar(shift * rows.radius, rows[name], error, color=colour, ms=6, ls="", label=label, marker=marker)
         return
     axis.plot(rows.radius, rows[name], ms=3.5, color=colour, label=label, ls=line_style, marker=marker)
     axis.fill_between(rows.radius, rows[f"{name}_lo"], rows[f"{name}_hi"], color=colour, alpha=0.18, lw=0)
@@ -124,7 +128,7 @@ def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
     """Draw the dispersion of the best single tracer over that of both, per test suite, with its 68 % interval."""
     rows = ratios[(ratios.instrument == instrument) & (ratios.train == train)].iloc[::-1].reset_index(drop=True)
     figure, axis = plt.subplots(figsize=(5.2, 1.2 + 0.42 * len(rows)), layout="constrained")
-    error = [(rows.ratio - rows.lo).clip(lower=0), (rows.hi - rows.ratio).clip(lower=0)]
+    error = _bars(rows.ratio, rows.lo, rows.hi)
     axis.errorbar(rows.ratio, rows.index, xerr=error, fmt="o", color=COLOUR["both"], capsize=3)
     for i, row in rows.iterrows():
         is_drawn = np.isfinite(row.hi)  # There is no interval where all galaxies are of one lineage.
@@ -152,8 +156,8 @@ def gain_where(gains: pd.DataFrame) -> Figure:
     for axis, column in zip(axes[0], columns, strict=True):
         rows = gains[gains.column == column].sort_values("low")
         positions = rows.low.to_numpy() if column == "radius" else np.arange(len(rows))
-        error = [(rows.ratio - rows.lo).clip(lower=0), (rows.hi - rows.ratio).clip(lower=0)]
-        axis.errorbar(positions, rows.ratio, np.array(error), fmt="o-", ms=4, lw=1, color=COLOUR["both"], capsize=2)
+        error = _bars(rows.ratio, rows.lo, rows.hi)
+        axis.errorbar(positions, rows.ratio, error, fmt="o-", ms=4, lw=1, color=COLOUR["both"], capsize=2)
         axis.axhline(1, color="k", lw=0.8)
         axis.set_xlabel(_COLUMN.get(column, _RADIUS))
         if column == "radius":
@@ -165,12 +169,12 @@ def gain_where(gains: pd.DataFrame) -> Figure:
     return figure
 
 
-def train_by_test(summary: pd.DataFrame, instrument: str, tracer: str = "both") -> Figure:
-    """Draw matrices of dispersion, bias, coverage and share out of distribution.
+def train_by_test(summary: pd.DataFrame, instrument: str) -> Figure:
+    """Draw matrices of dispersion, bias, coverage and share out of distribution, with both tracers.
 
     Rows are the training sets, columns the test suites.
     """
-    rows = summary[(summary.train != "") & (summary.instrument == instrument) & (summary.tracer == tracer)]
+    rows = summary[(summary.train != "") & (summary.instrument == instrument) & (summary.tracer == "both")]
     rows = plainest(rows)
     rows = rows[rows.test != ALL]
     train_sets = sorted(rows.train.unique(), key=lambda t: (t.count("+"), t))
@@ -312,13 +316,8 @@ def by_column(bins: pd.DataFrame, instrument: str, test: str) -> Figure:
             ].mean()
             positions = np.array([position_of_bin[low] for low in mean.index]) + 0.12 * (k - 1)
             for axis, name in zip(axes[:, i], ("dispersion", "bias"), strict=True):
-                error = [
-                    (mean[name] - mean[f"{name}_lo"]).clip(lower=0),
-                    (mean[f"{name}_hi"] - mean[name]).clip(lower=0),
-                ]
-                axis.errorbar(
-                    positions, mean[name], np.array(error), fmt="o-", ms=4, lw=1, color=COLOUR[tracer], label=tracer
-                )
+                error = _bars(mean[name], mean[f"{name}_lo"], mean[f"{name}_hi"])
+                axis.errorbar(positions, mean[name], error, fmt="o-", ms=4, lw=1, color=COLOUR[tracer], label=tracer)
         axes[1, i].axhline(0, color="k", lw=0.8)
         galaxies = rows.groupby("low").n_galaxies.max()
         names = [f"{_bin_label(low, rows[rows.low == low].high.iloc[0])}\n({galaxies[low]})" for low in position_of_bin]

@@ -151,8 +151,8 @@ def read_results(folder: Path) -> Results:
     try:
         origin = json.loads((folder / "tables.json").read_text())
         names = ("table", "summary", "ratios", "gains", "beside", "gap", "closed", "bins", "calibration")
-        tables = [pd.read_parquet(folder / f"{name}.parquet") for name in names]
-        missing = {"store", "runs", "part", "versions"} - set(origin) | ({*SHOWN, "ood_share"} - set(tables[1].columns))
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in names}
+        missing = {"store", "runs", "part", "versions"} - set(origin) | ({*SHOWN, "ood_share"} - set(tables["summary"]))
         if missing:
             raise ValueError(f"without {', '.join(sorted(missing))}")
         for name, digest in origin.get("digests", {}).items():
@@ -162,11 +162,10 @@ def read_results(folder: Path) -> Results:
         raise ValueError(
             f"{folder} holds no tables that can be read ({error}); make them with `kinmass tables`"
         ) from error
-    if not (tables[0].train != "").any():
+    if not (tables["table"].train != "").any():
         raise ValueError(f"{folder}/table.parquet has no network in it; give `kinmass tables` the runs of some")
-    table, summary, ratios, gains, beside, gap, closed, bins, calibration = tables
     conditions = _read_conditions(folder / CONDITIONS) if (folder / CONDITIONS).exists() else None
-    return Results(origin, table, summary, ratios, gains, beside, gap, closed, bins, calibration, conditions)
+    return Results(origin, **tables, conditions=conditions)
 
 
 def _read_conditions(path: Path) -> pd.DataFrame:

@@ -21,9 +21,10 @@ from kinmass.eval.tables.metrics import (
     replicates,
     value_and_interval,
 )
-from kinmass.eval.tables.predictions import PREDICTED, Damaged, KeptPredictions, Part, Source, prepare
+from kinmass.eval.tables.predictions import PREDICTED, Damaged, KeptPredictions, Part, Source
 from kinmass.eval.tables.tasks import (
     ALL,
+    arguments_of_blocks,
     check_suites,
     check_unchanged,
     digest_of_files,
@@ -98,15 +99,10 @@ def compare(
     instruments = {instrument_of(run).name: instrument_of(run) for run in (a, b)}
     if len(instruments) == 1 and instrument_of(a) != instrument_of(b):
         raise RunError(f"{a} and {b} have different instruments of the same name; rename one and train it again")
-    arguments = []
     for suite in suites:
         check_maps(a, store, suite)
         check_maps(b, store, suite)
-        galaxies = Part(store.absolute(), suite, part)
-        for source in sources:
-            prepare(source, galaxies)
-        arguments += [(sources, instruments, galaxies, block) for block in galaxies.blocks()]
-    sums = sum_of_tasks(measure_pair, arguments, cluster)
+    sums = sum_of_tasks(measure_pair, arguments_of_blocks(sources, instruments, store, suites, part), cluster)
     check_unchanged(sources)
     if len(suites) > 1:
         # A suite may have no galaxy in this part of the split.

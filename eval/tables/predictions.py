@@ -338,33 +338,20 @@ class KeptPredictions:
         root = self.source.root
         place = digest_of_json([self.source.group(self.part), block.start])
         with hold(root.with_name(f".lock-{root.name}-{place}"), str(root), PATIENCE_S):
-            self._write(block, token, constant, median, samples, log_prob_joint, ood_score, beyond)
-
-    def _write(
-        self,
-        block: slice,
-        token: int,
-        constant: dict[str, np.ndarray],
-        median: np.ndarray,
-        samples: np.ndarray | None,
-        log_prob_joint: np.ndarray | None,
-        ood_score: np.ndarray | None,
-        beyond: np.ndarray | None,
-    ) -> None:
-        self.forget(block)
-        for name, values in constant.items():
-            self._write_array(f"constant_data/{name}", block, values)
-        if samples is not None and log_prob_joint is not None and ood_score is not None and beyond is not None:
-            self._write_array(_SAMPLES, block, samples[None])
-            sorted_samples = np.sort(np.moveaxis(samples, 0, -1), axis=-1)
-            for name, share in zip(_SUMMARY, SHARES, strict=True):
-                self._write_array(f"summary/{name}", block, quantile_of_sorted(sorted_samples, share))
-            self._write_array("summary/log_prob_joint", block, log_prob_joint)
-            self._write_array("summary/ood_score", block, ood_score)
-            self._write_array("summary/beyond", block, beyond)
-        else:
-            self._write_array("summary/median", block, median)
-        self._write_token(block, token)
+            self.forget(block)
+            for name, values in constant.items():
+                self._write_array(f"constant_data/{name}", block, values)
+            if samples is not None and log_prob_joint is not None and ood_score is not None and beyond is not None:
+                self._write_array(_SAMPLES, block, samples[None])
+                sorted_samples = np.sort(np.moveaxis(samples, 0, -1), axis=-1)
+                for name, share in zip(_SUMMARY, SHARES, strict=True):
+                    self._write_array(f"summary/{name}", block, quantile_of_sorted(sorted_samples, share))
+                self._write_array("summary/log_prob_joint", block, log_prob_joint)
+                self._write_array("summary/ood_score", block, ood_score)
+                self._write_array("summary/beyond", block, beyond)
+            else:
+                self._write_array("summary/median", block, median)
+            self._write_token(block, token)
 
     def _within_suite(self, names: np.ndarray) -> np.ndarray:
         """Return names (N,) that differ from those of other suites."""

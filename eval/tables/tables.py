@@ -28,10 +28,10 @@ from kinmass.eval.tables.metrics import (
 )
 from kinmass.eval.tables.origin import digest_of_file, origin_of
 from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
-from kinmass.eval.tables.predictions import Part, prepare
 from kinmass.eval.tables.tasks import (
     ALL,
     Group,
+    arguments_of_blocks,
     check_suites,
     check_unchanged,
     evaluate_block,
@@ -84,12 +84,7 @@ def collect(
     refuse_inside(out)
     require_writable(out)
     instruments = {instrument_of(run).name: instrument_of(run) for run in runs}
-    arguments = []
-    for suite in suites:
-        galaxies = Part(store.absolute(), suite, part)
-        for source in sources:
-            prepare(source, galaxies)
-        arguments += [(sources, instruments, galaxies, block) for block in galaxies.blocks()]
+    arguments = arguments_of_blocks(sources, instruments, store, suites, part)
     sums = sum_of_tasks(evaluate_block, arguments, cluster)
     check_unchanged(sources)
     return pooled(seeds_together(sums))
@@ -120,6 +115,11 @@ def pooled(sums: dict[Group, Sums]) -> dict[Group, Sums]:
 
 def _key_columns(group: Group) -> dict[str, Any]:
     return {name: getattr(group, name) for name in KEYS}
+
+
+def _with_interval(name: str, values: np.ndarray) -> dict[str, float]:
+    """Return the columns of a number, of which (B + 1,) is the value and its replicates: NAME, NAME_lo and NAME_hi."""
+    return dict(zip((name, f"{name}_lo", f"{name}_hi"), value_and_interval(values).values(), strict=True))
 
 
 def to_table(sums: dict[Group, Sums]) -> pd.DataFrame:
@@ -326,11 +326,7 @@ def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
         # Of no gap, or of less than none, there is no share: a network that errs more would have closed all of it.
         gap = np.where((gap > 0) & (gap[0] > 0), gap, np.nan)
         closed_share = (mean_rmse["rmse_plain"] - mean_rmse["rmse"]) / gap
-        row |= {
-            f"closed{suffix}": v
-            for suffix, v in zip(("", "_lo", "_hi"), value_and_interval(closed_share).values(), strict=True)
-        }
-        rows.append(row)
+        rows.append(row | _with_interval("closed", closed_share))
     for row in rows:
         if row["tracer"] != "both":
             continue
@@ -339,8 +335,8 @@ def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
             _rmse_of_like_kind(on_suites, row["estimator"], row["instrument"], tracer) for tracer in ("gas", "stars")
         )
         if gas is not None and stars is not None:
-            gain = value_and_interval(np.minimum(gas, stars) / on_suites[row["estimator"], row["instrument"], "both"])
-            row |= {f"gain{suffix}": v for suffix, v in zip(("", "_lo", "_hi"), gain.values(), strict=True)}
+            both = on_suites[row["estimator"], row["instrument"], "both"]
+            row |= _with_interval("gain", np.minimum(gas, stars) / both)
     return pd.DataFrame(rows, columns=_CLOSED)
 
 
@@ -370,10 +366,8 @@ def to_gap(sums: dict[Group, Sums]) -> pd.DataFrame:
         row: dict[str, Any] = _key_columns(group) | {"rmse": rmse[0], "rmse_home": rmse_home[0]}
         row |= {"coverage_68": mean_over_radii(replicates_foreign["coverage_68"])[0]}
         row |= {"coverage_68_home": mean_over_radii(replicates_home["coverage_68"])[0]}
-        pairs = {"rmse_ratio": rmse / rmse_home, "log_prob_loss": joint_log_prob(home) - joint_log_prob(total)}
-        for name, values in pairs.items():
-            result = value_and_interval(values)
-            row |= {name: result["value"], f"{name}_lo": result["lo"], f"{name}_hi": result["hi"]}
+        row |= _with_interval("rmse_ratio", rmse / rmse_home)
+        row |= _with_interval("log_prob_loss", joint_log_prob(home) - joint_log_prob(total))
         row["ood_share"], row["ood_auc"] = ood(total.ood_score)
         rows.append(row)
     return pd.DataFrame(rows, columns=_GAP).sort_values(KEYS, kind="stable", ignore_index=True)
@@ -395,16 +389,10 @@ def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
         row |= _radii_and_share(count, total.answered)
         replicates_of = replicates(total)
         for name in WITH_INTERVAL:
-            result = value_and_interval(mean_over_radii(replicates_of[name]))
-            row |= {name: result["value"], f"{name}_lo": result["lo"], f"{name}_hi": result["hi"]}
+            row |= _with_interval(name, mean_over_radii(replicates_of[name]))
         # As of those with intervals, without radii at which a single galaxy has an answer.
         row |= {name: mean_over_radii(values[None])[0] for name, values in measures(total).items() if name in PLAIN}
-        result = value_and_interval(joint_log_prob(total))
-        row |= {
-            "log_prob_joint": result["value"],
-            "log_prob_joint_lo": result["lo"],
-            "log_prob_joint_hi": result["hi"],
-        }
+        row |= _with_interval("log_prob_joint", joint_log_prob(total))
         has_samples = bool(total.pit.any())
         row["pit_off"] = float(np.max(distance_from_uniform(total.pit))) if has_samples else np.nan
         row["tarp_off"] = float(distance_from_uniform(total.tarp)) if has_samples else np.nan

@@ -25,6 +25,7 @@ from kinmass.eval.tables.predictions import (
     Source,
     check_current,
     columns,
+    prepare,
     tokens,
 )
 from kinmass.gen.code import code_key
@@ -241,6 +242,17 @@ def _load_cached(run: Path, files: str) -> Inference:
     if digest_of_files(run) != files:
         raise RunError(_CHANGED.format(run=run))
     return infer
+
+
+def arguments_of_blocks(
+    sources: Sequence[Source], instruments: dict[str, Instrument], store: Path, suites: Sequence[str], part: str | None
+) -> list[tuple[Any, ...]]:
+    """Prepare where predictions are kept, and return the arguments of a task for every block of galaxies."""
+    parts = [Part(store.absolute(), suite, part) for suite in suites]
+    for galaxies in parts:
+        for source in sources:
+            prepare(source, galaxies)
+    return [(sources, instruments, galaxies, block) for galaxies in parts for block in galaxies.blocks()]
 
 
 def predict_block(sources: Sequence[Source], instruments: dict[str, Instrument], part: Part, block: slice) -> int:

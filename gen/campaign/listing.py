@@ -5,14 +5,13 @@ import gc
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from kinmass.gen.campaign import failures
 from kinmass.gen.catalogues.base import Halo, Kinds, packed, unpacked
 from kinmass.gen.catalogues.find import chosen, files_of, find_haloes, usable
-from kinmass.gen.code import stage_key
+from kinmass.gen.code import digest_of, stage_key
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
 from kinmass.gen.formats.once import asking_once, status
 from kinmass.gen.snapshots import alike
@@ -193,7 +192,7 @@ def _marks(suite: Suite, snapshot: Path, catalogue: Path | None) -> tuple[str, l
     except (OSError, ValueError):
         return "", sizes
     settings = suite.model_dump_json(exclude={"root"})
-    return blake2b(repr((stage_key(), settings, stats)).encode(), digest_size=16).hexdigest(), sizes
+    return digest_of(stage_key(), settings, stats), sizes
 
 
 def read_kept(out: Path, suite: str) -> dict[Path, Listing]:

@@ -212,7 +212,7 @@ def _numbers(comm: MPI.Comm, nodes: "_Nodes", shelf: Shelf) -> Iterator[int]:
 class _Nodes:
     """Which ranks of a communicator share memory with which others."""
 
-    def __init__(self, comm: MPI.Intracomm, ranks_per_node: int = 0, rank_0_works: bool = True):
+    def __init__(self, comm: MPI.Intracomm, ranks_per_node: int, rank_0_works: bool):
         if ranks_per_node:
             sharing = comm.Split(comm.Get_rank() // ranks_per_node)
         else:

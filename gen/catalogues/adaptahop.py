@@ -113,8 +113,7 @@ def _stars_of(snapshot: Path) -> int:
     if not file.is_file():
         return 0
     with Records(file) as records:
-        for _ in range(4):
-            records.skip()
+        records.skip(times=4)
         return int(_number(records, "i"))
 
 

@@ -74,7 +74,7 @@ def chosen(haloes: list[Halo], selection: Selection, tells_low_resolution: bool 
     return [halo for halo, reason in zip(haloes, reasons, strict=True) if not reason]
 
 
-def why_not(haloes: list[Halo], selection: Selection, tells_low_resolution: bool = False) -> list[str]:
+def why_not(haloes: list[Halo], selection: Selection, tells_low_resolution: bool) -> list[str]:
     """Return, for each halo, the key and value of the cut that excludes it, or "". Arguments and errors as `chosen`."""
     which = selection.which
     if which == "satellite" and haloes and all(h.central is None for h in haloes):

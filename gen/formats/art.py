@@ -262,9 +262,8 @@ def _read_head(path: Path) -> _Head:
         lowest, deepest = (int(x) for x in records.read("i4", 2))
         if lowest != 0 or not 1 <= deepest <= 30:
             raise records.broken(f"levels {lowest} to {deepest}, not 0 to 1 or more,")
-        for _ in range(5):
-            records.skip()
-        n_cells = int(records.read("i4", 1)[0])
+        records.skip(times=5)
+        n_cells = records.number("i4")
         n_side = round(max(n_cells, 0) ** (1 / 3))
         if n_side**3 != n_cells or n_side < 2 or n_side % 2:
             raise records.broken(f"{n_cells} root cells, which is no cube of an even number,")
@@ -328,7 +327,7 @@ def _check_stars(path: Path, species: _Species, a: float) -> None:
     n = int(species.counts[-1])
     with Records(path, ">") as records:
         _, a_stars = records.read("f8", 2)
-        told = int(records.read("i4", 1)[0])
+        told = records.number("i4")
         if told != n:
             raise records.broken(f"{told} stars, and the last species has {n},")
         if not abs(a_stars - a) <= _AGREE * a:
@@ -337,8 +336,7 @@ def _check_stars(path: Path, species: _Species, a: float) -> None:
         mass = records.read("f4", n)
         if not (np.isfinite(mass) & (mass > 0)).all():
             raise records.broken("masses of stars that are NaN, infinite or not above 0")
-        for _ in range(4):
-            records.skip(4 * n)
+        records.skip(4 * n, times=4)
         while records.at < records.size:  # further metals
             records.skip(4 * n)
 

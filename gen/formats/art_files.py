@@ -10,7 +10,7 @@ import numpy as np
 
 from kinmass.gen.constants import MSUN_G
 from kinmass.gen.formats.fortran import record
-from kinmass.gen.formats.octree import CORNERS, Cells, Level, build, deposit, in_unit_cube
+from kinmass.gen.formats.octree import CORNERS, Cells, Level, build, deposit, in_unit_cube, of_levels
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate
 
 OMEGA_M, OMEGA_L = 0.27, 0.73
@@ -78,22 +78,14 @@ def code_time(a: float) -> float:
 
 
 def _values(tree: list[Level], cells: Cells) -> list[np.ndarray]:
-    """Values (octs, 8, 12) of the cells of each level; cells that are refined have the mean of those below."""
-    filled = []
-    for number, level in enumerate(tree, start=1):
-        block = np.zeros((len(level.place), 8, sum(HELD_BY_CELLS)))
-        mask = cells.level == number
-        where = cells.oct[mask], cells.corner[mask]
-        density, velocity = cells.density[mask], cells.velocity[mask]
-        thermal = 1e-3 * density
-        block[*where, 0] = density
-        block[*where, 1] = thermal + 0.5 * density * (velocity**2).sum(axis=1)
-        block[*where, 2:5] = density[:, None] * velocity
-        block[*where, 5], block[*where, 6], block[*where, 7] = 2 / 3 * thermal, 5 / 3, thermal
-        filled.append(block)
-    for level, block, below in zip(tree[-2::-1], filled[-2::-1], filled[:0:-1], strict=True):
-        block[np.nonzero(level.refined)] = below.mean(axis=1)
-    return filled
+    """Values (octs, 8, 12) of the cells of each level."""
+    density, thermal = cells.density, 1e-3 * cells.density
+    values = np.zeros((len(density), sum(HELD_BY_CELLS)))
+    values[:, 0] = density
+    values[:, 1] = thermal + 0.5 * density * (cells.velocity**2).sum(axis=1)
+    values[:, 2:5] = density[:, None] * cells.velocity
+    values[:, 5], values[:, 6], values[:, 7] = 2 / 3 * thermal, 5 / 3, thermal
+    return of_levels(tree, cells, values)
 
 
 def _cells(tree: list[Level], values: list[np.ndarray], coarsest: int, a: float, h: float, box_mpc_h: float) -> bytes:

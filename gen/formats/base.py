@@ -57,6 +57,15 @@ def may_be_damaged_file(error: BaseException) -> bool:
     )
 
 
+def first_bytes(path: Path, n: int) -> bytes:
+    """Read the first n bytes of a file, or all of a shorter one. Raises SnapshotError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(n)
+    except OSError as error:
+        raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
+
+
 def _no_room(error: BaseException) -> int:
     """Return the system's number for a full disk, where an exception tells of one, else 0. HDF5 has it in its words."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology, reading
+from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology, first_bytes, reading
 from kinmass.gen.formats.frontends import open_grid
 from kinmass.gen.formats.grid import GridFormat, Raw
 from kinmass.gen.formats.once import status
@@ -52,11 +52,7 @@ class Enzo(GridFormat):
 
     def _parameters(self, path: Path) -> dict[str, list[str]]:
         """Read the parameter file: words by key. Raises SnapshotError."""
-        try:
-            with open(path, "rb") as file:
-                head = file.read(1_000_000)
-        except OSError as error:
-            raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
+        head = first_bytes(path, 1_000_000)
         if not is_parameter_file(head):
             raise SnapshotError(f"{path}: no parameter file of Enzo 2; give DD0046/DD0046 and not its .hierarchy")
         lines = re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", head.decode(errors="replace"), re.M)

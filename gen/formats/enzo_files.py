@@ -65,10 +65,8 @@ def write(
         _refine(top, levels, per_cell)
     ordered: list[_Grid] = []
     text = _hierarchy(tops, ordered)
-    _write_data(path, ordered, levels, joined("stars"), joined("dark"), root, files)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    counts = _counts(ordered, joined("stars"), joined("dark"), root)
-    _write_hierarchy(path, text, ordered, counts, root, files)
+    counts = _write_data(path, ordered, levels, joined("stars"), joined("dark"), root, files)
+    _write_hierarchy(path, text, counts, root, files)
     _write_parameters(path, units, box_mpc_h, z, hubble, root)
 
 
@@ -111,16 +109,13 @@ def _holders(ordered: list[_Grid], pos: np.ndarray, root: int) -> np.ndarray:
     return holder
 
 
-def _counts(ordered: list[_Grid], stars: Particles, dark: Particles, root: int) -> np.ndarray:
-    """Particles (grids,) of each grid; one tracer without mass lies with the first star."""
-    pos = np.concatenate([dark.pos_kpc, stars.pos_kpc, stars.pos_kpc[:1]])
-    return np.bincount(_holders(ordered, pos, root), minlength=len(ordered))
-
-
 def _write_data(
     path: Path, ordered: list[_Grid], levels: list[Gas], stars: Particles, dark: Particles, root: int, files: int
-) -> None:
-    """Write the data files: fields of cells as [z, y, x], particles' masses as densities of their grid's cells."""
+) -> np.ndarray:
+    """Write the data files: fields of cells as [z, y, x], particles' masses as densities of their grid's cells.
+
+    One tracer without mass lies with the first star. Returns the number of particles (grids,) of each grid.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     pos, vel = (np.concatenate([getattr(p, name) for p in (dark, stars, stars[:1])]) for name in ("pos_kpc", "vel_kms"))
     mass = np.concatenate([dark.mass_msun, stars.mass_msun, np.zeros(min(len(stars), 1))])
@@ -143,10 +138,11 @@ def _write_data(
                     group["particle_mass"] = mass[own] * float(root << grid.level) ** 3
                     group["particle_type"], group["particle_index"] = kind[own], np.flatnonzero(own)
                     group["creation_time"] = np.where(kind[own] == 2, 3.0, 0.0)
+    return np.bincount(holder, minlength=len(ordered))
 
 
 def _write_hierarchy(
-    path: Path, lines: list[tuple[_Grid | None, str]], ordered: list[_Grid], counts: np.ndarray, root: int, files: int
+    path: Path, lines: list[tuple[_Grid | None, str]], counts: np.ndarray, root: int, files: int
 ) -> None:
     """Write the hierarchy and an empty file of boundaries."""
 
@@ -165,17 +161,9 @@ def _write_hierarchy(
         text += [f"GridDimension     = {words(grid.shape + 6)} ", "GridStartIndex    = 3 3 3 "]
         text += [f"GridEndIndex      = {words(grid.shape + 2)} ", f"GridLeftEdge      = {words(grid.first * side)} "]
         text += [f"GridRightEdge     = {words((grid.first + grid.shape) * side)} ", "Time              = 1.0"]
-        text += [
-            "SubgridsAreStatic = 0",
-            "NumberOfBaryonFields = 5",
-            "FieldType = 0 1 4 5 6 ",
-            f"BaryonFileName = {data}",
-        ]
-        text += [
-            f"NumberOfParticles   = {n}",
-            *([f"ParticleFileName = {data}"] if n else []),
-            "GravityBoundaryType = 0",
-        ]
+        text += ["SubgridsAreStatic = 0", "NumberOfBaryonFields = 5", "FieldType = 0 1 4 5 6 "]
+        text += [f"BaryonFileName = {data}", f"NumberOfParticles   = {n}"]
+        text += [*([f"ParticleFileName = {data}"] if n else []), "GravityBoundaryType = 0"]
     path.with_name(f"{path.name}.hierarchy").write_text("\n".join(text) + "\n")
     path.with_name(f"{path.name}.boundary").write_text("BoundaryRank         = 3 \n")
 

@@ -44,14 +44,15 @@ class Records:
         """Return the size in bytes that the next record's first mark says."""
         return self._mark(self.at)
 
-    def skip(self, expected_bytes: int | None = None) -> int:
-        """Go past one record, and return its size in bytes, which must be `expected_bytes` where that is given."""
-        n = self._mark(self.at)
-        if n < 0 or self.at + n + 8 > self.size or (expected_bytes is not None and n != expected_bytes):
-            raise self.broken(f"a record of {n} bytes{'' if expected_bytes is None else f', not {expected_bytes}'}")
-        if self._mark(self.at + 4 + n) != n:
-            raise self.broken(f"a record of {n} bytes without its end")
-        self.at += n + 8
+    def skip(self, expected_bytes: int | None = None, times: int = 1) -> int:
+        """Go past some records, of `expected_bytes` each where that is given; return the last one's size in bytes."""
+        for _ in range(times):
+            n = self._mark(self.at)
+            if n < 0 or self.at + n + 8 > self.size or (expected_bytes is not None and n != expected_bytes):
+                raise self.broken(f"a record of {n} bytes{'' if expected_bytes is None else f', not {expected_bytes}'}")
+            if self._mark(self.at + 4 + n) != n:
+                raise self.broken(f"a record of {n} bytes without its end")
+            self.at += n + 8
         return n
 
     def read(self, kind: str, count: int | None = None) -> np.ndarray:
@@ -62,6 +63,10 @@ class Records:
             raise self.broken(f"a record of {n} bytes before the end")
         self._file.seek(start)
         return np.frombuffer(self._file.read(n), dtype)
+
+    def number(self, kind: str) -> Any:
+        """Read one record of a single number of a NumPy kind."""
+        return self.read(kind, 1)[0].item()
 
     def last_record(self) -> int:
         """Return the size in bytes of the file's last record; 0 where no record ends there."""

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, ClassVar
 import h5py
 import numpy as np
 
-from kinmass.gen.formats.base import CodeUnits, SnapshotError
+from kinmass.gen.formats.base import CodeUnits, SnapshotError, first_bytes
 from kinmass.gen.formats.gadget import Gadget
 from kinmass.gen.formats.gadget_units import Beside
 from kinmass.gen.formats.once import status
@@ -63,11 +63,7 @@ def record_marks(head: bytes) -> tuple[str, int] | None:
 
 def read_header(path: Path) -> dict[str, Any]:
     """Read the header under its HDF5 names, with `order` and `format`. Raises SnapshotError for a damaged one."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(16 + 8 + HEADER_BYTES)
-    except OSError as error:
-        raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
+    head = first_bytes(path, 16 + 8 + HEADER_BYTES)
     if (marks := record_marks(head)) is None:
         raise SnapshotError(f"{path}: no GADGET binary snapshot, which begins with 256 or 8; is `format:` right?")
     order, file_format = marks

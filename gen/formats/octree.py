@@ -96,6 +96,18 @@ def deposit(levels: list[Level], pos: np.ndarray, vel: np.ndarray, mass: np.ndar
     return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
+def of_levels(levels: list[Level], cells: Cells, values: np.ndarray) -> list[np.ndarray]:
+    """Put values (n, F) of leaf cells into arrays (octs, 8, F) of the levels; others have the mean of those below."""
+    filled = []
+    for number, level in enumerate(levels, start=1):
+        own = cells.level == number
+        filled.append(np.zeros((*level.refined.shape, values.shape[1])))
+        filled[-1][cells.oct[own], cells.corner[own]] = values[own]
+    for level, block, below in zip(levels[-2::-1], filled[-2::-1], filled[:0:-1], strict=True):
+        block[np.nonzero(level.refined)] = below.mean(axis=1)
+    return filled
+
+
 @dataclass(frozen=True)
 class Gas:
     """The points that each cell of a lattice of n_side^3 holds: keys (n,) of the cells that hold some, and sums."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G, RAMSES_MPC_CM, RAMSES_RHO_CRIT, G
-from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, SnapshotError, check_cosmology
+from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, SnapshotError, check_cosmology, first_bytes
 from kinmass.gen.formats.blocks import Blocks
 from kinmass.gen.formats.fortran import Records
 from kinmass.gen.formats.frontends import open_grid
@@ -101,10 +101,7 @@ class Ramses(GridFormat):
         """Read the numbers of an info file. Raises SnapshotError where one is missing."""
         if path.suffix != ".txt" or path.name.startswith("info_rt_"):
             raise SnapshotError(f"{path}: no info file of RAMSES; give output_NNNNN/info_NNNNN.txt (info_[0-9]*.txt)")
-        try:
-            text = path.read_text(errors="replace")[:100_000]
-        except OSError as error:
-            raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
+        text = first_bytes(path, 100_000).decode(errors="replace")
         info: dict[str, float] = {}
         for key, value in re.findall(r"^(\w+) *= *(\S+)", text, re.M):
             if key in _NUMBERS:
@@ -358,9 +355,8 @@ def _others_in(path: Path) -> set[str]:
     sizes = _field_bytes(path.parent)
     names = _descriptor_lines(path.with_name(_DESCRIPTOR)) or _USUAL_PARTICLES
     with Records(path) as records:
-        for _ in range(7):
-            records.skip()
-        n_sinks = int(records.read("i4", 1)[0])
+        records.skip(times=7)
+        n_sinks = records.number("i4")
         records_at, n_bytes = [], []
         while records.at < records.size:
             records_at.append(records.at)
@@ -477,17 +473,17 @@ def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
     with Records(path) as records:
         if records.peek() == 4 << 24:
             raise SnapshotError(f"{path}: written on a big-endian machine, which is not read; convert all files")
-        n_cpu, n_dim = (int(records.read("i4", 1)[0]) for _ in range(2))
+        n_cpu, n_dim = (records.number("i4") for _ in range(2))
         sides = records.read("i4", 3)
-        n_levels = int(records.read("i4", 1)[0])
+        n_levels = records.number("i4")
         records.skip(4)
-        n_bound = int(records.read("i4", 1)[0])
+        n_bound = records.number("i4")
         records.skip(4)
         if records.peek() == 4:
             raise SnapshotError(
                 f"{path}: of a run in single precision (NPRE=4), which is not read; take a run in double precision"
             )
-        boxlen = float(records.read("f8", 1)[0])
+        boxlen = records.number("f8")
         n_out = int(records.read("i4", 3)[0])
         sane = n_dim == 3 and 0 < n_cpu <= 10**6 and 0 < n_levels <= 60 and 0 <= n_bound <= 100 and n_out >= 0
         if not sane or not ((sides > 0) & (sides < 100)).all():
@@ -497,31 +493,25 @@ def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
                 f"{path}: its coarse grid is {' x '.join(map(str, sides))}; only cubic boxes are read, without "
                 "boundaries or with one at both ends of an axis"
             )
-        for _ in range(2):
-            records.skip(8 * n_out)
-        time = float(records.read("f8", 1)[0])
-        for _ in range(2):
-            records.skip(8 * n_levels)
+        records.skip(8 * n_out, times=2)
+        time = records.number("f8")
+        records.skip(8 * n_levels, times=2)
         fine, coarse = records.read("i4", 2).tolist()
         records.skip(24)
         cosmology, timing = records.read("f8", 7), records.read("f8", 5)
         records.skip(8)
-        for _ in range(2):
-            records.skip(4 * n_cpu * n_levels)
+        records.skip(4 * n_cpu * n_levels, times=2)
         octs = records.read("i4", n_cpu * n_levels).reshape(n_levels, n_cpu)
         records.skip(40 * n_levels)
         if n_bound:
-            for _ in range(2):
-                records.skip(4 * n_bound * n_levels)
+            records.skip(4 * n_bound * n_levels, times=2)
             octs = np.hstack([octs, records.read("i4", n_bound * n_levels).reshape(n_levels, n_bound)])
         records.skip(20)
         ordering = bytes(records.read("u1")).decode(errors="replace").strip("\0 ")
         if ordering not in ("hilbert", "bisection"):
             raise records.broken(f"an ordering {ordering[:20]!r} of the domains that is not known")
-        for _ in range(1 if ordering == "hilbert" else 5):
-            records.skip()
-        for _ in range(3):
-            records.skip(4 * int(np.prod(sides)))
+        records.skip(times=1 if ordering == "hilbert" else 5)
+        records.skip(4 * int(np.prod(sides)), times=3)
         if octs.min(initial=0) < 0:
             raise records.broken("negative counts of octs")
         return _Tree(
@@ -570,7 +560,7 @@ def _check_size(path: Path, expected: int) -> None:
 def _check_hydro_file(path: Path, tree: _Tree, n_fields: int | None) -> None:
     """Raise SnapshotError for a hydro file whose size is not that which the octs of its amr file give."""
     with Records(path) as records:
-        n_cpu, n_var, n_dim, n_levels, n_bound = (int(records.read("i4", 1)[0]) for _ in range(5))
+        n_cpu, n_var, n_dim, n_levels, n_bound = (records.number("i4") for _ in range(5))
         records.skip(8)
         if (n_cpu, n_dim, n_levels, n_bound) != (tree.n_domains, 3, len(tree.octs), tree.n_boundaries):
             raise records.broken("domains, levels or boundaries that are not those of its amr file, before")
@@ -587,11 +577,11 @@ def _check_particle_file(path: Path, n_cpu: int, field_bytes: list[int] | None) 
     Raises SnapshotError for one that does not consist of records of as many entries as it says.
     """
     with Records(path) as records:
-        found_cpu, n_dim, n = (int(records.read("i4", 1)[0]) for _ in range(3))
+        found_cpu, n_dim, n = (records.number("i4") for _ in range(3))
         if (found_cpu, n_dim) != (n_cpu, 3) or n < 0:
             raise records.broken(f"{found_cpu} domains and {n} particles, before")
         records.skip()
-        n_stars = int(records.read("i8" if records.peek() == 8 else "i4", 1)[0])
+        n_stars = records.number("i8" if records.peek() == 8 else "i4")
         for size in (8, 8, 4):
             records.skip(size)
         sizes = []
@@ -639,19 +629,16 @@ def _check_domain(domain: Any, ds: Any) -> None:
 
 def _read_octs(records: Records, n: int, level: int, tree: _Tree) -> np.ndarray:
     """Read the sons (8, n) of the octs of one level and domain, and check that the octs lie on the lattice."""
-    for _ in range(3):
-        records.skip(4 * n)
+    records.skip(4 * n, times=3)
     for side in tree.sides:
         place = (records.read("f8", n) - 0.5 * (side - 1)) * 2.0**level
         with np.errstate(invalid="ignore"):
             off_lattice = ~(np.abs(place - np.floor(place) - 0.5) < 1e-7)
         if off_lattice.any():
             raise records.broken(f"octs that lie on no lattice, {np.count_nonzero(off_lattice)} of level {level + 1},")
-    for _ in range(7):
-        records.skip(4 * n)
+    records.skip(4 * n, times=7)
     sons = np.stack([records.read("i4", n) for _ in range(8)])
-    for _ in range(16):
-        records.skip(4 * n)
+    records.skip(4 * n, times=16)
     return sons
 
 

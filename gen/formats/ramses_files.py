@@ -9,7 +9,7 @@ import numpy as np
 
 from kinmass.gen.constants import KPC_CM, MSUN_G, RAMSES_MPC_CM, RAMSES_RHO_CRIT
 from kinmass.gen.formats.fortran import record
-from kinmass.gen.formats.octree import Cells, Level, build, deposit, in_unit_cube
+from kinmass.gen.formats.octree import Cells, Level, build, deposit, in_unit_cube, of_levels
 from kinmass.gen.physics.particles import Galaxy, Particles
 
 OMEGA_M, OMEGA_L = 0.3089, 0.6911
@@ -91,7 +91,8 @@ def write_tree(
     finest = levels[1]
     bounds = np.linspace(0, 8 ** (finest + 1), domains + 1).astype(np.int64)
     owners = [_owner(level.place, i, finest, bounds) for i, level in enumerate(tree, start=1)]
-    values = _values(tree, cells)
+    density, metals = cells.density, np.full(len(cells.density), 1e-3)
+    values = of_levels(tree, cells, np.column_stack([density, cells.velocity, 1e-6 * density, metals]))
     for cpu in range(1, domains + 1):
         numbers = f"{number}.out{cpu:05d}"
         held = _held(tree, owners, cpu, domains)
@@ -123,24 +124,6 @@ def _holders(tree: list[Level], owners: list[np.ndarray], pos: np.ndarray) -> np
         at = order[np.searchsorted(keys[order], wanted).clip(max=len(keys) - 1)]
         found = np.where(keys[at] == wanted, of[at], found)
     return found
-
-
-def _values(tree: list[Level], cells: Cells) -> list[np.ndarray]:
-    """Values (fields, 8, octs) of the cells of each level; cells that are refined have the mean of those below."""
-    filled = []
-    for number, level in enumerate(tree, start=1):
-        block = np.full((len(FIELDS), 8, len(level.place)), 1e-3)
-        mask = cells.level == number
-        where = cells.corner[mask], cells.oct[mask]
-        block[0][where] = cells.density[mask]
-        for axis in range(3):
-            block[1 + axis][where] = cells.velocity[mask, axis]
-        block[4][where] = 1e-6 * cells.density[mask]
-        filled.append(block)
-    for level, block, below in zip(tree[-2::-1], filled[-2::-1], filled[:0:-1], strict=True):
-        octs, corners = np.nonzero(level.refined)
-        block[:, corners, octs] = below.mean(axis=1)
-    return filled
 
 
 def _amr(
@@ -213,7 +196,7 @@ def _octs(tree: list[Level], index: list[np.ndarray], i: int, octs: np.ndarray, 
 
 
 def _hydro(values: list[np.ndarray], held: list[Held], domains: int, finest: int) -> bytes:
-    """Make a domain's hydro file."""
+    """Make a domain's hydro file from the values (octs, 8, fields) of each level's cells."""
     out = [record(x, "i4") for x in (domains, len(FIELDS), 3, finest, 0)] + [record(5 / 3, "f8")]
     for i in range(finest):
         known = dict(held[i]) if i < len(held) else {}
@@ -221,9 +204,7 @@ def _hydro(values: list[np.ndarray], held: list[Held], domains: int, finest: int
             octs = known.get(owner, np.zeros(0, dtype=int))
             out += [record(i + 1, "i4"), record(len(octs), "i4")]
             if len(octs):
-                out += [
-                    record(values[i][field, corner, octs], "f8") for corner in range(8) for field in range(len(FIELDS))
-                ]
+                out += [record(x, "f8") for x in values[i][octs].reshape(len(octs), -1).T]
     return b"".join(out)
 
 

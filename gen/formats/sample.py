@@ -54,9 +54,7 @@ def take(read: Callable[[slice], np.ndarray], n: int, max_entries: int) -> np.nd
         return np.concatenate([np.asarray(read(b), dtype=np.float64) for b in blocks(n, max_entries)])
 
 
-def from_hdf5(
-    files: list[Path], max_particles: int, formed: str, types: Collection[str] | None = None
-) -> dict[str, Sample]:
+def from_hdf5(files: list[Path], max_particles: int, formed: str, types: Collection[str] | None) -> dict[str, Sample]:
     """Sample each particle type of staged files, about `max_particles` of each; only `types` where given.
 
     formed is the name of the dataset with the stars' formation times.

@@ -10,7 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kinmass.gen.constants import HUBBLE, RHO_CRIT, G
-from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Part, Slot, SnapshotError, check_cosmology
+from kinmass.gen.formats.base import (
+    NOT_COSMOLOGICAL,
+    CodeUnits,
+    Format,
+    Part,
+    Slot,
+    SnapshotError,
+    check_cosmology,
+    first_bytes,
+)
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.once import names_in, once, status, true_path
 from kinmass.gen.formats.sample import Sample, take
@@ -126,12 +135,7 @@ class Tipsy(Format):
     @once
     def _read_header(path: Path) -> tuple[float, tuple[int, int, int], str]:
         """Read time, counts of gas, dark matter and stars, and byte order. Raises SnapshotError without a header."""
-        try:
-            with open(path, "rb") as file:
-                head_bytes = file.read(28)
-        except OSError as error:
-            raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
-        if (header := read_header(head_bytes)) is None:
+        if (header := read_header(first_bytes(path, 28))) is None:
             raise SnapshotError(f"{path}: no Tipsy header; is `format: tipsy` right?")
         return header
 

@@ -33,7 +33,7 @@ def temperature_k(energy_kms2: np.ndarray, electron_abundance: np.ndarray) -> np
     return 2 / 3 * PROTON_K_PER_KMS2 * energy_kms2 * mu
 
 
-def is_cold(fields: Collection[str], read: Read, energy_kms2: float, below_k: float, unit_k: float = 1.0) -> np.ndarray:
+def is_cold(fields: Collection[str], read: Read, energy_kms2: float, below_k: float, unit_k: float) -> np.ndarray:
     """Tell which gas particles (N,) are cooler than below_k [K] or form stars.
 
     Star-forming gas counts because its effective equation of state is hotter than the gas it stands for. energy_kms2

@@ -39,7 +39,7 @@ def inside(
 
 
 def brightest(
-    density: torch.Tensor, valid: torch.Tensor, share: torch.Tensor | float, most: torch.Tensor | float = PIXELS_OF_ANY
+    density: torch.Tensor, valid: torch.Tensor, share: torch.Tensor | float, most: torch.Tensor | float
 ) -> torch.Tensor:
     """Return masks (N, Q, Q) of a share (N, 1, 1) of the valid pixels, `most` (N, 1, 1) at most: the brightest.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.integrate import cumulative_trapezoid
 from scipy.special import gammainc, gammaincinv
 from scipy.stats import norm
 
@@ -80,7 +81,7 @@ class MockGalaxy:
         self._gas_kept = 1.0
         if s.gas_hole_kpc:
             density = x * np.exp(-x) * -np.expm1(-((x * s.gas_scale_kpc / s.gas_hole_kpc) ** 2))
-            inside = np.append(0.0, np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(x)))
+            inside = cumulative_trapezoid(density, x, initial=0)
             self._gas_kept = float(inside[-1])
             inside = inside / inside[-1]
         self._gas_table = (s.gas_scale_kpc * x, inside)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.integrate import cumulative_trapezoid
 from scipy.interpolate import RegularGridInterpolator
 
 from kinmass.gen.constants import G
@@ -19,8 +20,7 @@ def spherical_jeans(
     """
     weight = 1 + (r_kpc / r_aniso_kpc) ** 2
     integrand = rho * weight * G * menc_msun / r_kpc  # per ln r
-    steps = 0.5 * (integrand[1:] + integrand[:-1]) * np.diff(np.log(r_kpc))
-    pressure = np.append(np.cumsum(steps[::-1])[::-1], 0.0)
+    pressure = cumulative_trapezoid(integrand[::-1], -np.log(r_kpc)[::-1], initial=0)[::-1]  # from outside
     sigma2 = np.divide(pressure, rho * weight, out=np.zeros_like(rho), where=rho > 0).clip(min=0)
     return np.sqrt(sigma2), np.sqrt(sigma2 / weight)
 
@@ -82,8 +82,7 @@ def jeans_second_moments(
     rho = np.maximum(density(R, z), 1e-30 * density(R[:1, :1], 0 * R[:1, :1]))
     d_R, d_z = potential.gradient(R, z)
     weight = rho * d_z
-    steps = 0.5 * (weight[:, 1:] + weight[:, :-1]) * np.diff(z_kpc)
-    pressure = np.concatenate([np.cumsum(steps[:, ::-1], axis=1)[:, ::-1], 0 * R[:, :1]], axis=1)
+    pressure = cumulative_trapezoid(weight[:, ::-1], -z_kpc[::-1], initial=0)[:, ::-1]
     pressure[:, -1] = pressure[:, -2] * rho[:, -1] / rho[:, -2]
     sigma_z2 = pressure / rho
     cap = (0.35**2 * R * d_R)[:, :1] / sigma_z2[:, :1]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from scipy.integrate import cumulative_trapezoid
 
 from kinmass.gen.constants import G
 
@@ -64,8 +65,8 @@ class Potential:
         # Spherical components enter through their exact M(<r), not through a density.
         accel = G * spherical_msun / r_kpc**2
         self._dphi[0] += accel
-        work = 0.5 * step * (accel[1:] * r_kpc[1:] + accel[:-1] * r_kpc[:-1])
-        self._phi[0] += -G * spherical_msun[-1] / r_kpc[-1] - np.append(np.cumsum(work[::-1])[::-1], 0.0)
+        work = cumulative_trapezoid((accel * r_kpc)[::-1], -self._ln_r[::-1], initial=0)[::-1]  # from outside
+        self._phi[0] += -G * spherical_msun[-1] / r_kpc[-1] - work
         self.mass_msun = self._dphi[0] * r_kpc**2 / G
 
     def _series(self, table: np.ndarray, r_kpc: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Published scaling relations from which the mock suites draw their galaxies (all at z = 0)."""
 
 import numpy as np
+from scipy.integrate import cumulative_trapezoid
 
 from kinmass.gen.constants import GYR_PER_KPC_KMS, RHO_CRIT, G
 
@@ -72,8 +73,7 @@ def dc14_mass(r_kpc: np.ndarray, m200_msun: float, c: float, mstar_msun: float) 
     s = r_kpc / r_scale
     shell = r_kpc**3 * s**-gamma * (1 + s**alpha) ** ((gamma - beta) / alpha)  # dM/dlnr, unnormalised
     inner = shell[0] / (3 - gamma)  # rho ~ r^-gamma inside the first radius
-    steps = 0.5 * (shell[1:] + shell[:-1]) * np.diff(np.log(r_kpc))
-    mass = np.concatenate([[inner], inner + np.cumsum(steps)])
+    mass = inner + cumulative_trapezoid(shell, np.log(r_kpc), initial=0)
     return m200_msun * mass / np.interp(r200_kpc(m200_msun), r_kpc, mass)
 
 

@@ -11,11 +11,11 @@ import os
 import tarfile
 from collections.abc import Mapping
 from dataclasses import asdict
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from kinmass.gen.code import stage_key
+from kinmass.gen.code import digest_of, stage_key
 from kinmass.gen.formats import CodeUnits
 from kinmass.gen.formats.base import Format
 from kinmass.gen.formats.smoothing import Smoothing
@@ -40,10 +40,8 @@ class KeptOpening:
     """
 
     def __init__(self, folder: Path, index_name: str, said: object = None):
-        def name(*made_of: object) -> str:
-            return blake2b(repr((index_name, stage_key(), *made_of)).encode(), digest_size=16).hexdigest()
-
-        self._staged, self._facts = folder / f"{name()}.staged", folder / f"{name(said)}.facts"
+        self._staged = folder / f"{digest_of(index_name, stage_key())}.staged"
+        self._facts = folder / f"{digest_of(index_name, stage_key(), said)}.facts"
 
     def fetch(self, scratch: str) -> tuple[Path, Facts] | None:
         """Return the path that yt opens, in a scratch folder, and the facts; None where either is not kept."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from kinmass.gen.storage import store
+from kinmass.gen.words import counted
 from kinmass.train.launch import slurm
 from kinmass.train.launch.commands import refuse_without_slurm, run_slurm_command
 from kinmass.train.launch.job import Run
@@ -205,8 +206,8 @@ def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool =
 def _announce(runs: Sequence[Run], resources: Resources, out: Path, jobs: Sequence[str] = ()) -> None:
     limit = f", at most {resources.minutes} minutes" if resources.minutes else ""
     jobs_of = "1 job of" if len(runs) == 1 else f"{len(runs)} jobs, each of"
-    nodes = f"{resources.nodes} node{'' if resources.nodes == 1 else 's'}"
-    print(f"{jobs_of} {nodes} x {resources.processes} process{'' if resources.processes == 1 else 'es'}{limit}:")
+    nodes, processes = counted(resources.nodes, "node"), counted(resources.processes, "process", "processes")
+    print(f"{jobs_of} {nodes} x {processes}{limit}:")
     for run, job in zip(runs, jobs or [""] * len(runs), strict=True):
         print(f"  {job or 'would run'}  {run.folder}" + (f"  log {log_of(out, job)}" if job else ""))
     if jobs:

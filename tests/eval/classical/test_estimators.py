@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.integrate import quad
+from scipy.integrate import cumulative_trapezoid, quad
 
 from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews, sigma_los, wolf2010
 from kinmass.eval.classical.jeans import BETAS, kernel
@@ -49,8 +49,7 @@ def anisotropic(menc, beta: float, pixels: int = 32) -> ObservedViews:
     r = np.geomspace(1e-3, 300, 4000)
     nu = (1 + r**2) ** -2.5
     force = nu * r ** (2 * beta) * G * menc(r) / (R_E * r)
-    steps = 0.5 * (force[1:] + force[:-1]) * np.diff(np.log(r))
-    pressure = np.append(np.cumsum(steps[::-1])[::-1], 0) * r ** (-2 * beta)
+    pressure = cumulative_trapezoid(force[::-1], -np.log(r)[::-1], initial=0)[::-1] * r ** (-2 * beta)
     R = np.geomspace(0.02, 6, 60)
     z = np.geomspace(1e-3, 250, 3000)
     distance_from_centre = np.hypot(R[:, None], z)

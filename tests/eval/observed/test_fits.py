@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from astropy.io import fits
 from astropy.wcs import WCS
+from conftest import galaxy_file
 
 from kinmass.eval.observed.galaxy import read_galaxy
 from kinmass.eval.observed.grids import spaxel_side, tiled
@@ -65,9 +65,7 @@ def table(folder, values=None, x=None, y=None, x_unit=None, top=None, **keys):
 
 def described(folder, gas, top=None):
     content = {"name": "disc", "distance_mpc": DISTANCE, "half_light_radius_arcsec": 8.0, "centre_deg": [150.0, 40.0]}
-    content = {k: v for k, v in (content | (top or {}) | {"gas": gas}).items() if v is not None}
-    (folder / "disc.yaml").write_text(yaml.safe_dump(content))
-    return folder / "disc.yaml"
+    return galaxy_file(folder / "disc.yaml", content | (top or {}) | {"gas": gas})
 
 
 def assert_refused(path, words):
@@ -798,7 +796,7 @@ def test_spaxels_as_they_lie(tmp_path):
             spaxel_side(x.ravel(), y.ravel(), "t", None)
 
 
-def binned(centres, name="density"):
+def binned(centres):
     """Number of the nearest centre, and the means of the maps in each bin, weighted with the light."""
     from scipy.spatial import cKDTree
 

@@ -15,7 +15,7 @@ from astropy import units
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable
 from astropy.utils.masked import Masked
-from conftest import ROOT, SHARED, SUITES, assert_same_posterior
+from conftest import ROOT, SHARED, SUITES, assert_same_posterior, galaxy_file
 
 from kinmass.eval.__main__ import main
 from kinmass.eval.observed.fits_units import kms_per_unit
@@ -327,9 +327,7 @@ def write_images(folder: Path, seen) -> dict:
 
 
 def described(folder: Path, content: dict) -> Path:
-    path = folder / "mock.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return galaxy_file(folder / "mock.yaml", content)
 
 
 def test_planes_of_a_cube_masks_and_inverse_variances(tmp_path, seen):

@@ -6,9 +6,9 @@ import time
 import h5py
 import numpy as np
 import pytest
-import yaml
 from astropy.io import fits
 from astropy.table import Table, vstack
+from conftest import galaxy_file
 
 from kinmass.eval.__main__ import main
 from kinmass.eval.observed.fits_units import kms_per_unit
@@ -31,10 +31,8 @@ def table(**changed: np.ndarray) -> Table:
 
 def described(folder, stars, **top) -> ObservedGalaxy:
     content = {"name": "odd", "distance_mpc": 40.0, "half_light_radius_arcsec": R_E}
-    keys = {"beam_fwhm_arcsec": 1.0} | stars
-    content |= {"stars": {key: value for key, value in keys.items() if value is not None}}
-    (folder / "odd.yaml").write_text(yaml.safe_dump(content | top))
-    return read_galaxy(folder / "odd.yaml")
+    content |= {"stars": {"beam_fwhm_arcsec": 1.0} | stars} | top
+    return read_galaxy(galaxy_file(folder / "odd.yaml", content))
 
 
 def of_table(folder, rows: Table, keys=None, **top) -> ObservedGalaxy:

@@ -6,11 +6,10 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-import yaml
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
-from conftest import ROOT, write_votable
+from conftest import ROOT, galaxy_file, write_votable
 
 from kinmass.eval.observed import sanity
 from kinmass.eval.observed.galaxy import read_galaxy
@@ -45,10 +44,7 @@ def described(folder, file="t.ecsv", **keys):
     }  # fmt: skip
     for key, value in keys.items():
         (content if key in content or key in ("redshift", "centre_deg") else content["stars"])[key] = value
-    content = {k: v for k, v in content.items() if v is not None}
-    content["stars"] = {k: v for k, v in content["stars"].items() if v is not None}
-    (folder / "one.yaml").write_text(yaml.safe_dump(content))
-    return folder / "one.yaml"
+    return galaxy_file(folder / "one.yaml", content)
 
 
 def read(folder, table: Table, **keys) -> SkyMap:

@@ -10,13 +10,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from astropy import units as u
 from astropy.io import fits
 from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import fit_wcs_from_points
-from conftest import write_votable
+from conftest import galaxy_file, write_votable
 
 from kinmass.eval.observed.fits_units import read_density
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
@@ -45,10 +44,8 @@ IN_PIXELS = {"pixel_arcsec": SIDE, "centre_pixel": [P // 2 + 1, P // 2 + 1]}
 
 def described(folder, tracers, **top) -> ObservedGalaxy:
     content = {"name": "survey", "distance_mpc": 40.0, "half_light_radius_arcsec": R_E} | top
-    content = {key: value for key, value in content.items() if value is not None}
     content |= {tracer: {"beam_fwhm_arcsec": 1.6} | keys for tracer, keys in tracers.items()}
-    (folder / "survey.yaml").write_text(yaml.safe_dump(content))
-    return read_galaxy(folder / "survey.yaml")
+    return read_galaxy(galaxy_file(folder / "survey.yaml", content))
 
 
 def assert_refused(folder, tracers, words, **top):
@@ -677,10 +674,10 @@ def test_truths_as_pandas_writes_them_are_a_mask(tmp_path):
             assert len(gas.x_arcsec) == np.count_nonzero(kept)
 
 
-def csv_of(table: dict[str, np.ndarray], between: tuple[str, ...] = (), before: str = "") -> str:
-    """A text of a table, with lines between its names and its numbers, and something before the names."""
+def csv_of(table: dict[str, np.ndarray], between: tuple[str, ...] = ()) -> str:
+    """A text of a table, with lines between its names and its numbers."""
     numbers = [",".join(map(repr, map(float, row))) for row in zip(*table.values(), strict=True)]
-    return "\n".join([before + ",".join(table), *between, *numbers]) + "\n"
+    return "\n".join([",".join(table), *between, *numbers]) + "\n"
 
 
 def in_encoding(name: str, text: str) -> bytes:

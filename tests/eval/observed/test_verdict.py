@@ -13,6 +13,7 @@ import yaml
 from astropy.cosmology import Planck18
 from astropy.io import fits
 from astropy.table import QTable, Table
+from conftest import galaxy_file
 
 from kinmass.eval.__main__ import main, shipped_runs
 from kinmass.eval.classical.rotation import THICKNESS
@@ -392,8 +393,7 @@ def test_a_run_for_any_tracer_says_what_each_says_and_whether_they_agree(told, t
 
 def described(folder, gas, **top):
     content = {"name": "disc", "distance_mpc": 20.0, "half_light_radius_arcsec": 10.0, "gas": gas} | top
-    (folder / "disc.yaml").write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
-    return folder / "disc.yaml"
+    return galaxy_file(folder / "disc.yaml", content)
 
 
 @pytest.mark.parametrize("kind", ["ecsv", "csv", "csv with units", "hdf5", "groups", "nested"])

@@ -373,11 +373,22 @@ HARMLESS = {
     "a region that swiftsimio has cut out": set_attrs(OutputType=np.bytes_("VolumeSubset"), NumPart_Total=[999] * 7),
     "a cutout of TNG's API": set_attrs(CutoutType="Subhalo", CutoutID=3, NumPart_Total=[999] * 6),
     "neutrinos sampled": set_attrs(OutputType="SubSampled", SubSampleFractions=[0, 0, 0, 0, 0, 0, 0.1]),
+    "a type without particles as a group": lambda f: f.create_group("PartType5"),
+    "one as rows of three": lambda f: [
+        f.create_dataset(f"PartType5/{k}", (0, 3), "f4") for k in ("Coordinates", "Velocities")
+    ],
+    "one as flat rows": lambda f: [
+        f.create_dataset(f"PartType5/{k}", (0,), "f4") for k in ("Coordinates", "Velocities")
+    ],
+    "one without a shape": lambda f: [
+        f.create_dataset(f"PartType5/{k}", data=h5py.Empty("f4")) for k in ("Coordinates", "Masses")
+    ],
+    "one of numbers alone": lambda f: f.create_dataset("PartType5/ParticleIDs", (0,), "u8"),
 }
 
 
 @pytest.mark.parametrize("trap", HARMLESS)
-def test_odd_headers_of_cutouts_change_nothing(trap, tmp_path):
+def test_odd_headers_of_cutouts_and_types_without_particles_change_nothing(trap, tmp_path):
     written = layouts.galaxy()
     path = edit(layouts.fire(tmp_path / "cutout.hdf5", written), HARMLESS[trap])
     assert_same(layouts.read(path, "gizmo"), written)
@@ -593,26 +604,6 @@ def test_masses_of_which_some_were_converted_are_refused(other, tmp_path):
         snapshot.galaxy(CORNER, 100.0)
     wrong = sketch(path, "gizmo", units=units, min_stars=1).wrong
     assert re.search(words.replace(other, {"dark": "PartType1", "gas": "PartType0"}[other]), "; ".join(wrong))
-
-
-NOTHING = {
-    "a group": lambda f: f.create_group("PartType5"),
-    "rows of three": lambda f: [
-        f.create_dataset(f"PartType5/{k}", (0, 3), "f4") for k in ("Coordinates", "Velocities")
-    ],
-    "flat rows": lambda f: [f.create_dataset(f"PartType5/{k}", (0,), "f4") for k in ("Coordinates", "Velocities")],
-    "no shape": lambda f: [
-        f.create_dataset(f"PartType5/{k}", data=h5py.Empty("f4")) for k in ("Coordinates", "Masses")
-    ],
-    "numbers alone": lambda f: f.create_dataset("PartType5/ParticleIDs", (0,), "u8"),
-}
-
-
-@pytest.mark.parametrize("kind", NOTHING)
-def test_a_type_without_particles_is_none_however_it_is_written(kind, tmp_path):
-    written = layouts.galaxy()
-    path = edit(layouts.fire(tmp_path / "snap.hdf5", written), NOTHING[kind])
-    assert_same(layouts.read(path, "gizmo"), written)
 
 
 @pytest.mark.parametrize("folder", ["50%b", "Größe 星系", "a b[c]{d}"])

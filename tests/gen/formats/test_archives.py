@@ -676,6 +676,27 @@ def test_velocities_of_mp_gadget_have_the_factors_that_its_header_says(flag, pow
     assert "UsePeculiarVelocity of its Header" in units.source
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_black_holes_of_mp_gadget_that_others_have_swallowed_have_no_mass_twice(whole, tmp_path, monkeypatch):
+    """They stay in its snapshots with the mass that their swallower has, too: the truth had it twice."""
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10**6 if whole else 10)
+    place, mass = np.array([[1.0, 2, 3], [1.0, 2, 2], [2.0, 2, 3]]), np.array([7e7, 2e7, 1e7])
+
+    def add_holes(file: h5py.File) -> None:
+        holes = file.create_group("PartType5")
+        holes["Coordinates"], holes["Masses"] = place / layouts.KPC_H, np.float32(mass / layouts.MASS_H)
+        holes["Swallowed"] = np.array([0, 1, 1], dtype=np.uint8)
+        for name in ("NumPart_ThisFile", "NumPart_Total"):
+            file["Header"].attrs[name] = [40, 40, 0, 0, 40, 3]
+
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), add_holes)
+    holes = layouts.read(path, "gadget", layouts.DARK).black_holes
+    np.testing.assert_allclose(holes.mass_msun, mass[:1], rtol=1e-6)
+    np.testing.assert_allclose(holes.pos_kpc, place[:1], rtol=1e-6)
+    edit(path, lambda file: file["PartType5"].pop("Swallowed"))
+    assert len(layouts.read(path, "gadget", layouts.DARK).black_holes) == 3
+
+
 def test_an_isolated_run_whose_header_has_all_masses_is_read_in_the_units_of_its_datasets(tmp_path):
     """GADGET-4 writes powers of zero beside positions and velocities, and then no masses: it was refused."""
 

@@ -223,6 +223,17 @@ def test_outputs_of_a_run_without_expansion_are_of_several_times(tmp_path, capsy
     assert (words in capsys.readouterr().err) == said == (words in "".join(describe(tmp_path / "s.yaml")))
 
 
+@pytest.mark.parametrize(("units", "said"), [({}, True), ({"box": "none"}, False)])
+def test_a_run_that_expands_and_does_not_tell_its_box_is_told_as_it_is_mapped(tmp_path, capsys, units, said):
+    """`kinmass check` said so alone: a galaxy near the box's face lost what lies behind it."""
+    layouts.edit(
+        layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), lambda file: file["Header"].attrs.pop("BoxSize")
+    )
+    suite = Suite(name="fire", format="gizmo", root=tmp_path, snapshots="*.hdf5", aperture={"kpc": 30}, units=units)
+    list_tasks(suite)
+    assert ("snap.hdf5): cosmological without the side of a box" in capsys.readouterr().err) == said
+
+
 @pytest.mark.parametrize(
     ("pid", "which", "said"), [("", "central", True), (" -1", "central", False), ("", "all", False)]
 )

@@ -36,8 +36,8 @@ def said(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
         more = f", and {len(copies) - 1} more are copies" if len(copies) > 1 else ""
         lines.append(f"{copies[0]}{more}: {_REMEDY}; let `snapshots` match one, or give both the same `lineage`")
     facts = [listing.facts for listing in listings.values() if listing.facts is not None]
-    haloes = (halo for listing in listings.values() for _, halo, _ in listing.entries if halo is not None)
-    lines += filter(None, [of_several_times(suite, facts, haloes)])
+    haloes = [halo for listing in listings.values() for _, halo, _ in listing.entries if halo is not None]
+    lines += filter(None, [of_several_times(suite, facts, haloes), of_no_rank(suite, haloes)])
     for path, listing in listings.items():
         if place := at_one_place(suite, path, [halo for _, halo, _ in listing.entries if halo is not None]):
             lines.append(place)
@@ -213,6 +213,20 @@ def _are_same(haloes: Sequence[Halo], others: Sequence[Halo]) -> bool:
     places, other_places = (centres_kpc(halo.centre_kpc for halo in some) for some in (haloes, others))
     same_names = [halo.name for halo in haloes] == [halo.name for halo in others]
     return bool(haloes) and same_names and np.array_equal(places, other_places, equal_nan=True)
+
+
+def of_no_rank(suite: Suite, haloes: Sequence[Halo]) -> str:
+    """Say that a finder's catalogue does not tell the centrals that are asked for from satellites; "" where it does.
+
+    So it is with Rockstar's own lists: a satellite passes for a central. Who writes a table has chosen its galaxies.
+    """
+    is_asked = suite.selection.which == "central" and suite.catalogue.format != "table"
+    if not is_asked or len(haloes) < 2 or any(halo.central is not None for halo in haloes):
+        return ""
+    return (
+        "its catalogue does not tell centrals from satellites, and all count as centrals; Rockstar's `find_parents` "
+        "adds the column PID, which tells them, or say `which: all`"
+    )
 
 
 def of_several_times(suite: Suite, facts: Sequence[Mapping[str, str]], haloes: Iterable[Halo]) -> str:

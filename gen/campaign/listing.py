@@ -168,6 +168,7 @@ def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:
     if unowned := snapshot_format.unowned(snapshot, {t for types in components.values() for t in types}):
         left_out = f"particles of {' and '.join(sorted(unowned))} are in no component, so their mass counts nowhere; "
         assumed = ". ".join(filter(None, [assumed, f"{left_out}if that is not meant name them in `particles`"]))
+    assumed = ". ".join(filter(None, [assumed, units.without_box]))
     return alike.facts(units, types, assumed, snapshot.name)
 
 

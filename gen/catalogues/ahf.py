@@ -14,6 +14,8 @@ _COLUMNS = {
     "n_stars": "n_star", "n_particles": "npart", "halo_mass_msun": "mvir", "stellar_mass_msun": "m_star",
     "high_res_fraction": "fmhires",
 }  # fmt: skip
+#: What a catalogue of dark matter alone has of baryons: zeros.
+_BARYONS = ("n_gas", "n_star")
 
 
 #: Names of the parts that AHF writes where it runs on several ranks.
@@ -51,11 +53,11 @@ def _tables(parts: list[Path], needed: set[str], optional: set[str]) -> list[tup
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read the haloes; AHF writes comoving kpc/h from the box's corner and Msun/h (AHF user's guide).
 
-    All parts of a catalogue in parts are read. Rvir (Rhalo) is used as R200. Raises OtherEpoch, or SnapshotError for
-    a damaged table.
+    All parts of a catalogue in parts are read. Rvir (Rhalo) is used as R200. One that was made of dark matter alone, as
+    it counts no gas either, says nothing of stars. Raises OtherEpoch, or SnapshotError for a damaged table.
     """
     _check_epoch(path, snapshot, units)
-    needed, optional = {"id", "hosthalo", "xc", "yc", "zc"}, {*_COLUMNS.values(), "rvir", *_RENAMED.values()}
+    needed, optional = {"id", "hosthalo", "xc", "yc", "zc"}, {*_COLUMNS.values(), "rvir", *_BARYONS, *_RENAMED.values()}
     column, _ = joined(path, _tables(numbered_parts(path, PARTS), needed, optional))
     column = {name: column[new] for name, new in _RENAMED.items() if new in column} | column
     need(path, "its first line", {"rvir"}, column)
@@ -65,6 +67,8 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     ids, hosts = column["id"], column["hosthalo"]
     no_host = {"-1"} if {"0", "0.0"} & set(ids) else {"-1", "0"}
     halo_columns = {key: np.array(column[name], dtype=float) for key, name in _COLUMNS.items() if name in column}
+    if column.keys() >= {*_BARYONS} and not any(float(n) for name in _BARYONS for n in column[name]):
+        halo_columns = {key: values for key, values in halo_columns.items() if "star" not in _COLUMNS[key]}
     for key in halo_columns.keys() & {"halo_mass_msun", "stellar_mass_msun"}:
         halo_columns[key] = halo_columns[key] / h
     return listed(

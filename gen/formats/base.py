@@ -124,6 +124,17 @@ class CodeUnits:
     factors: Mapping[str, float] = field(default_factory=dict)
     time: float | None = None
 
+    @property
+    def without_box(self) -> str:
+        """Say that a run which expands does not tell its box, unless the suite file says that it has none; else ""."""
+        return NO_BOX if self.cosmological and self.box_kpc is None and not self.box_given else ""
+
+
+NO_BOX = (
+    "cosmological without the side of a box, so taken as not periodic: a galaxy on its edge would lose a part; "
+    "give `units: {box: ...}`, the side in comoving kpc without h, or `units: {box: none}`"
+)
+
 
 #: Positions outside the box by at most this share of its side lie on its face: single precision rounds.
 FACE_TOLERANCE = 1e-6

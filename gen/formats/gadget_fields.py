@@ -18,7 +18,7 @@ LINKED_FIELDS = {
     for name in (
         "Coordinates", "Velocities", "Masses", "Density", "SmoothingLength", "GFM_StellarFormationTime",
         "InternalEnergy", "ElectronAbundance", "StarFormationRate", "Temperature", "NeutralHydrogenAbundance",
-        "FractionH2",
+        "FractionH2", "Swallowed",
     )
 } | {
     "Velocity": "Velocities", "Mass": "Masses", "DynamicalMasses": "Masses", "Densities": "Density",

@@ -60,7 +60,8 @@ def _check_filters(label: str, dataset: h5py.Dataset) -> None:
         if not h5py.h5z.filter_avail(code):
             raise SnapshotError(
                 f"{label} is compressed by filter {code} ({name.decode(errors='replace') or 'unnamed'}), which is not "
-                "installed; rewrite it where it is (`h5repack -f GZIP=4 old new`)"
+                "installed; rewrite it where it is (`h5repack -f GZIP=4 old new`), or `pip install hdf5plugin` and set "
+                "HDF5_PLUGIN_PATH to hdf5plugin.PLUGIN_PATH"
             )
 
 

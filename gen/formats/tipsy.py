@@ -4,6 +4,7 @@ import contextlib
 import struct
 from collections.abc import Collection
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,11 +24,12 @@ from kinmass.gen.formats.base import (
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.once import names_in, once, status, true_path
 from kinmass.gen.formats.sample import Sample, take
+from kinmass.gen.formats.smoothing import Smoothing
 from kinmass.gen.physics.particles import Galaxy
 
 _PERIODS = ("dxPeriod", "dyPeriod", "dzPeriod")
 # Parameters of a .param file that are used: they must be numbers.
-_PARAMETERS = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", *_PERIODS}
+_PARAMETERS = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", "nSmooth", *_PERIODS}
 # Parameters of a run that expands; one that does not has no need of them.
 _EXPANDING = ("dOmega0", "dLambda")
 # Fields after mass, position and velocity in a particle's record, all in single precision.
@@ -273,6 +275,15 @@ class Tipsy(Format):
                 "give `units: {box: none}` or its side in the suite file"
             )
         return sides[0]
+
+    def smoothing(self, path: Path) -> Smoothing:
+        """Return the convention with as many neighbours in the support as the .param says; Gasoline's own otherwise."""
+        param = self._param(path)
+        smoothing = super().smoothing(path)
+        neighbours = self._parameters(param).get("nSmooth", smoothing.volumes or 0.0)
+        if not 1 <= neighbours < np.inf:
+            raise SnapshotError(f"{path}: nSmooth = {neighbours:g} in {param.name}: no number of neighbours; repair it")
+        return replace(smoothing, volumes=neighbours)
 
     def types(self, path: Path) -> set[str]:
         """Return the particle types that the header counts."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.campaign.doubles import at_one_place, not_looked_into, of_several_times, rows_of_none
+from kinmass.gen.campaign.doubles import at_one_place, not_looked_into, of_no_rank, of_several_times, rows_of_none
 from kinmass.gen.campaign.listing import facts_of, kinds_of, tells_low_resolution
 from kinmass.gen.campaign.plan import Task
 from kinmass.gen.campaign.record import Refused, Settings, aperture_of
@@ -102,7 +102,7 @@ def _suite_lines(suite: Suite) -> list[str]:
     lines.append(f"  catalogue   {path or 'none: one galaxy, its centre found on its matter'}")
     chosen_haloes = [halo for halo, reason in zip(haloes, reasons, strict=True) if not reason]
     times = of_several_times(suite, [*facts.values()], haloes)
-    odd += filter(None, [times, at_one_place(suite, first, chosen_haloes)])
+    odd += filter(None, [times, of_no_rank(suite, chosen_haloes), at_one_place(suite, first, chosen_haloes)])
     lines.append(f"  galaxies    {len(chosen_haloes)} of {len(haloes)} pass `selection`")
     lines += [f"              {n} not: {reason}" for reason, n in Counter(filter(None, reasons)).most_common()]
     if not chosen_haloes:

@@ -247,11 +247,8 @@ def _check_numbers(contents: Sketch) -> None:
             "no units in the file: those usual for the format are assumed; where the run has others, add "
             "`units: {length_kpc: ..., mass_msun: ..., velocity_kms: ...}` to the suite file"
         )
-    if units.cosmological and units.box_kpc is None and not units.box_given:
-        contents.odd.append(
-            "cosmological without the side of a box, so taken as not periodic: a galaxy on its edge would lose a part; "
-            "give `units: {box: ...}`, the side in comoving kpc without h, or `units: {box: none}`"
-        )
+    if units.without_box:
+        contents.odd.append(units.without_box)
     if not units.cosmological:
         contents.odd.append("taken as an isolated run, not cosmological (a = 1, no factors of h but its units')")
     for name in contents.components:

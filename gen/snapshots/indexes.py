@@ -15,7 +15,7 @@ from kinmass.gen.formats.once import status, true_path
 from kinmass.gen.storage.files import write_atomically
 
 #: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
-VERSION = 11
+VERSION = 12
 YT = version("yt")
 
 

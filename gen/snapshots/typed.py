@@ -130,9 +130,9 @@ class TypeReader:
     def read(self, ptype: str, field: Field) -> tuple[Particles, Particles]:
         """Turn fields of one type into particles at their positions in the file.
 
-        Returns its own, and those disguised as stars (see `host`), which are empty where they are not told apart.
-        Velocities are those of gas and stars alone; others are NaN and never read. Raises SnapshotError for a field
-        that is missing or holds what no galaxy can.
+        Returns its own, and those disguised as stars (see `host`), which are empty where they are not told apart. A
+        black hole that another has swallowed is left out. Velocities are those of gas and stars alone; others are NaN
+        and never read. Raises SnapshotError for a field that is missing or holds what no galaxy can.
         """
         pos, vel = self._positions_and_velocities(ptype, field)
         mass = self._masses(ptype, field)
@@ -143,12 +143,17 @@ class TypeReader:
             side = field("Sides", self.units.length_kpc) if "Sides" in fields else None
         except SnapshotError as error:
             raise error if str(self.path) in str(error) else SnapshotError(f"{self.path}: {ptype}: {error}") from error
+        particles = Particles(pos, vel, mass, support, weight, side)
+        if "Swallowed" in fields and ptype in self.components["black_holes"]:
+            # MP-Gadget keeps black holes that others have swallowed, whose mass these have, too (its blackhole.c).
+            particles = particles[field("Swallowed") == 0]
+        pos, vel, mass = particles.pos_kpc, particles.vel_kms, particles.mass_msun
         n_copies, n_seen = copies([*pos.T, *(vel.T if any(vel.strides) else ()), mass])
         if n_copies:
             problem = f"{n_copies} of {n_seen} particles are others' copies, with the same places"
             hint = "was it joined from pieces that overlap? Keep each particle once"
             raise self._impossible(problem, ptype, "Coordinates", hint)
-        return self._split_disguised(ptype, field, Particles(pos, vel, mass, support, weight, side))
+        return self._split_disguised(ptype, field, particles)
 
     def _impossible(self, problem: str, ptype: str, name: str, hint: str) -> SnapshotError:
         """Make the error for values of a field that no galaxy can have."""

@@ -223,6 +223,33 @@ def test_outputs_of_a_run_without_expansion_are_of_several_times(tmp_path, capsy
     assert (words in capsys.readouterr().err) == said == (words in "".join(describe(tmp_path / "s.yaml")))
 
 
+@pytest.mark.parametrize(("units", "said"), [({}, True), ({"box": "none"}, False)])
+def test_a_run_that_expands_and_does_not_tell_its_box_is_told_as_it_is_mapped(tmp_path, capsys, units, said):
+    """`kinmass check` said so alone: a galaxy near the box's face lost what lies behind it."""
+    layouts.edit(
+        layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), lambda file: file["Header"].attrs.pop("BoxSize")
+    )
+    suite = Suite(name="fire", format="gizmo", root=tmp_path, snapshots="*.hdf5", aperture={"kpc": 30}, units=units)
+    list_tasks(suite)
+    assert ("snap.hdf5): cosmological without the side of a box" in capsys.readouterr().err) == said
+
+
+@pytest.mark.parametrize(
+    ("pid", "which", "said"), [("", "central", True), (" -1", "central", False), ("", "all", False)]
+)
+def test_a_catalogue_that_does_not_tell_centrals_is_told_where_these_are_asked_for(tmp_path, capsys, pid, which, said):
+    """FIRE's lists of Rockstar have no column PID: satellites were mapped as centrals in silence."""
+    layouts.fire(tmp_path / "snap_600.hdf5", layouts.galaxy())
+    names, rows = "#ID X Y Z M200c" + (" PID" if pid else ""), [f"{i} 1 1 {i} 1e12{pid}" for i in range(2)]
+    (tmp_path / "out_600.list").write_text("\n".join([names, "#a = 0.6", *rows]) + "\n")
+    config = {"name": "fire", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc": 30},
+              "catalogue": {"format": "rockstar", "path": "out_600.list"}, "selection": {"which": which}}  # fmt: skip
+    (tmp_path / "s.yaml").write_text(json.dumps(config))
+    assert len(list_tasks(load_suite(tmp_path / "s.yaml"))) == 2
+    words = "its catalogue does not tell centrals from satellites"
+    assert (words in capsys.readouterr().err) == said == (words in "".join(describe(tmp_path / "s.yaml")))
+
+
 def test_galaxies_of_one_snapshot_in_two_suites_are_told_where_their_lineages_differ(tmp_path, capsys):
     """Whoever moves snapshots, and renames the suite that the store refuses then, has each galaxy twice in it."""
     old = load_suite(write_box(tmp_path / "box", galaxies=2))

@@ -746,6 +746,21 @@ def test_ahf_of_newer_versions_has_other_names_of_mass_and_radius(tmp_path):
     assert_refused("ahf", path, r"its first line has no rvir")
 
 
+def test_ahf_of_dark_matter_alone_says_nothing_of_stars(tmp_path):
+    """It has columns of gas and stars, too, with zeros: its haloes were left out as ones without stars."""
+    path = write_ahf(tmp_path)
+    names, *rows = path.read_text().splitlines()
+    bare = ["\t".join([*row.split("\t")[:-5], "0", "0", "0", "0", ""]) for row in rows]
+    path.write_text("\n".join([names, *bare]) + "\n")
+    haloes = find_haloes("ahf", path, SNAPSHOT, UNITS)
+    assert [(h.n_stars, h.stellar_mass_msun) for h in haloes] == [(None, None)] * 4
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE)
+    some_gas = bare[0].split("\t")
+    some_gas[-5] = "12"  # a run with gas, of a time before the first star
+    path.write_text("\n".join([names, "\t".join(some_gas), *bare[1:]]) + "\n")
+    assert find_haloes("ahf", path, SNAPSHOT, UNITS) == []
+
+
 def test_ahf_counts_from_the_corner_of_the_box(tmp_path):
     corner = CodeUnits(1, 1, 1, 1000.0, A, H, corner_kpc=-500.0)
     haloes = find_haloes("ahf", write_ahf(tmp_path), SNAPSHOT, corner)

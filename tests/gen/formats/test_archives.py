@@ -344,6 +344,24 @@ def test_stored_lengths_and_densities_give_one_support(tmp_path):
     assert_same(layouts.read(path, "swift"), written)
 
 
+@pytest.mark.parametrize(("line", "neighbours"), [("nSmooth = 50   # Wendland C2", 50), ("", 32)])
+def test_kernels_of_tipsy_have_as_many_neighbours_as_the_run(line, neighbours, tmp_path):
+    """NIHAO's have 50; all were taken for Gasoline's 32, and its gas for points of 86 per cent of the size."""
+    galaxy = layouts.galaxy()
+    path = layouts.tipsy(tmp_path / "run.00512", galaxy)
+    with path.with_suffix(".param").open("a") as file:
+        file.write(f"{line}\n")
+    gas = layouts.read(path, "tipsy").gas  # rho is written for 32 of them
+    np.testing.assert_allclose(gas.support_kpc, galaxy.gas.support_kpc * (neighbours / 32) ** (1 / 3), rtol=1e-5)
+
+
+def test_a_number_of_neighbours_that_cannot_be_is_refused(tmp_path):
+    path = layouts.tipsy(tmp_path / "run.00512", layouts.galaxy())
+    with path.with_suffix(".param").open("a") as file:
+        file.write("nSmooth = 0\n")
+    layouts.assert_refused(path, "tipsy", r"nSmooth = 0 in run\.param")
+
+
 def test_the_docs_show_the_table_of_smoothing_lengths():
     assert as_markdown() in (ROOT / "docs" / "generation.md").read_text()
     assert SMOOTHING.keys() == {name for name, reader in FORMATS.items() if not isinstance(reader, GridFormat)}
@@ -665,6 +683,27 @@ def test_velocities_of_mp_gadget_have_the_factors_that_its_header_says(flag, pow
     assert units.velocity_kms == pytest.approx(layouts.A**power)
     assert units.length_kpc == pytest.approx(layouts.KPC_H)
     assert "UsePeculiarVelocity of its Header" in units.source
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_black_holes_of_mp_gadget_that_others_have_swallowed_have_no_mass_twice(whole, tmp_path, monkeypatch):
+    """They stay in its snapshots with the mass that their swallower has, too: the truth had it twice."""
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10**6 if whole else 10)
+    place, mass = np.array([[1.0, 2, 3], [1.0, 2, 2], [2.0, 2, 3]]), np.array([7e7, 2e7, 1e7])
+
+    def add_holes(file: h5py.File) -> None:
+        holes = file.create_group("PartType5")
+        holes["Coordinates"], holes["Masses"] = place / layouts.KPC_H, np.float32(mass / layouts.MASS_H)
+        holes["Swallowed"] = np.array([0, 1, 1], dtype=np.uint8)
+        for name in ("NumPart_ThisFile", "NumPart_Total"):
+            file["Header"].attrs[name] = [40, 40, 0, 0, 40, 3]
+
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), add_holes)
+    holes = layouts.read(path, "gadget", layouts.DARK).black_holes
+    np.testing.assert_allclose(holes.mass_msun, mass[:1], rtol=1e-6)
+    np.testing.assert_allclose(holes.pos_kpc, place[:1], rtol=1e-6)
+    edit(path, lambda file: file["PartType5"].pop("Swallowed"))
+    assert len(layouts.read(path, "gadget", layouts.DARK).black_holes) == 3
 
 
 def test_an_isolated_run_whose_header_has_all_masses_is_read_in_the_units_of_its_datasets(tmp_path):

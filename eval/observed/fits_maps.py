@@ -94,10 +94,19 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
         raise ValueError(
             f"{name} has shape {data.shape}, not that of an image; choose a plane, FILE[EXTENSION,PLANE]{listed}"
         )
-    values = data.astype(float)
-    if "BLANK" in header and data.dtype.kind == "f":  # not standard for floats, but common
-        values = blank_to_nan(values, float(header["BLANK"]))
+    values, header = data.astype(float), _with_text_unit(header)
+    if data.dtype.kind == "f" and (blank := _number_or_none(header.get("BLANK"))) is not None:
+        values = blank_to_nan(values, blank)  # BLANK is not standard for floats, but common
     return values, header
+
+
+def _with_text_unit(header: fits.Header) -> fits.Header:
+    """Return a header whose BUNIT is a text, with a number written out; without a value it is None."""
+    if isinstance(unit := header.get("BUNIT"), str | None):
+        return header
+    own = header.copy()
+    own["BUNIT"] = str(unit)
+    return own
 
 
 def _fits_image(file: str, extension: int | str | None, folder: Path) -> tuple[Any, fits.Header]:
@@ -571,18 +580,23 @@ def beam_fwhm_arcsec(name: str, folder: Path) -> float | None:
         beam_axes += [_axes_of_beam_table(table) for table in beam_tables]
         beam_axes += [_axes_of_history(header) for header in headers]
     for major, minor in beam_axes:
-        if (major_deg := _positive_or_none(major)) is not None:
-            return 3600 * float(np.sqrt(major_deg * (_positive_or_none(minor) or major_deg)))
+        if (major_deg := positive_or_none(major)) is not None:
+            return 3600 * float(np.sqrt(major_deg * (positive_or_none(minor) or major_deg)))
     return None
 
 
-def _positive_or_none(value: Any) -> float | None:
-    """Return the value as a float where it is positive and finite, else None."""
+def _number_or_none(value: Any) -> float | None:
+    """Return the value of a card as a float, None where it is no number."""
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         return None
-    return number if 0 < number < np.inf else None
+
+
+def positive_or_none(value: Any) -> float | None:
+    """Return the value as a float where it is positive and finite, else None."""
+    number = _number_or_none(value)
+    return number if number is not None and 0 < number < np.inf else None
 
 
 def _axes_of_beam_table(table: fits.BinTableHDU) -> tuple[Any, Any]:

@@ -14,10 +14,14 @@ from kinmass.eval.observed.names import is_called_galactic, is_called_pixels, un
 FARTHEST_DEG = 10.0
 
 
-def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
-    """Return the side of a square pixel [arcsec], from the WCS or else pixel_arcsec.
+#: Pixels that are so many times as long as they are wide are not those of an image (spectrographs' slices: 5).
+LONGEST_PIXEL = 10.0
 
-    Raises ValueError where they differ, where neither is known, and for pixels that are not square.
+
+def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
+    """Return the side of a pixel [arcsec], the root of its area, from the WCS or else pixel_arcsec.
+
+    Raises ValueError where they differ, where neither is known, and for pixels that no image has.
     """
     if grid.wcs is None:
         if pixel_arcsec is None:
@@ -27,9 +31,10 @@ def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
             )
         return pixel_arcsec
     first_side, second_side = grid.sides_arcsec()
-    if abs(first_side / second_side - 1) > 0.02:
+    if not 1 / LONGEST_PIXEL < first_side / second_side < LONGEST_PIXEL:
         raise ValueError(
-            f"{grid.name}: pixels are not square: {first_side:.3g} x {second_side:.3g} arcsec; rebin the maps first"
+            f"{grid.name}: pixels are {first_side:.3g} x {second_side:.3g} arcsec in its WCS: mend CDELT or CD of its "
+            "celestial axes, or remove the WCS and say pixel_arcsec and centre_pixel"
         )
     side_arcsec = float(np.sqrt(first_side * second_side))
     if pixel_arcsec is not None and abs(pixel_arcsec / side_arcsec - 1) > 0.02:
@@ -40,13 +45,28 @@ def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
     return side_arcsec
 
 
-def pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the offsets x, y (Y, X) of an image's pixels from the centre, and their side [arcsec].
+def parts_of_pixel(grid: Grid) -> tuple[int, int]:
+    """Return into how many parts a pixel is cut along y and along x, each nearly a square: 1 and 1 for a square."""
+    if grid.wcs is None:
+        return 1, 1
+    first_side, second_side = grid.sides_arcsec()
+    ratio = max(first_side, second_side) / min(first_side, second_side)
+    across = min(range(1, 5), key=lambda n: round(abs(np.log(round(n * ratio) / n / ratio)), 1))  # to 5 %
+    along = round(across * ratio)
+    return (across, along) if first_side > second_side else (along, across)
 
-    Raises ValueError where the centre is not known.
+
+def pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the offsets x, y (Y, X) of an image's pixels, or parts of one, from the centre, and their side [arcsec].
+
+    Y and X count the parts of `parts_of_pixel`; their side is the root of a part's area. Raises ValueError where the
+    centre is not known.
     """
-    side = side_arcsec_of(grid, files.pixel_arcsec)
-    iy, ix = np.indices(grid.shape)
+    parts = parts_of_pixel(grid)
+    side = side_arcsec_of(grid, files.pixel_arcsec) / np.sqrt(np.prod(parts))
+    (height, width), (n_y, n_x) = grid.shape, parts
+    row, column = np.indices((n_y * height, n_x * width))
+    iy, ix = (row + 0.5) / n_y - 0.5, (column + 0.5) / n_x - 0.5
     centre_pixel = files.centre_pixel
     if grid.wcs is None:
         if centre_pixel is None:
@@ -67,12 +87,12 @@ def pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> tu
     else:
         raise ValueError("centre_deg: [right ascension, declination] is needed for maps with a WCS")
     x, y = (offset.to_value("arcsec") for offset in sky_centre.spherical_offsets_to(sky_position))
-    _refuse_stretched(grid.name, sky_position, side)
-    return x, y, side
+    _refuse_stretched(grid.name, sky_position, grid.sides_arcsec() / parts[::-1])
+    return x, y, float(side)
 
 
-def _refuse_stretched(name: str, position: SkyCoord, side_arcsec: float) -> None:
-    """Raise ValueError where pixels (Y, X) lie farther from, or nearer to each other on the sky than their side.
+def _refuse_stretched(name: str, position: SkyCoord, sides_arcsec: np.ndarray) -> None:
+    """Raise ValueError where pixels (Y, X) lie farther from, or nearer to each other on the sky than their sides (2,).
 
     So they do where coordinates grow with right ascension itself: CTYPE1 = 'RA', without a projection.
     """
@@ -81,11 +101,11 @@ def _refuse_stretched(name: str, position: SkyCoord, side_arcsec: float) -> None
         return
     here, left, below = position[iy, ix], position[iy, ix - 1], position[iy - 1, ix]
     apart_arcsec = [float(here.separation(other).to_value("arcsec")) for other in (left, below)]
-    if max(abs(apart / side_arcsec - 1) for apart in apart_arcsec) > 0.05:
+    if np.abs(apart_arcsec / sides_arcsec - 1).max() > 0.05:
         raise ValueError(
             f"{name}: pixels lie {apart_arcsec[0]:.3g} and {apart_arcsec[1]:.3g} arcsec apart on the sky, and are "
-            f"{side_arcsec:.3g} arcsec wide by CDELT or CD: mend CTYPE (RA---TAN, DEC--TAN), or remove the WCS and say "
-            "pixel_arcsec and centre_pixel"
+            f"{sides_arcsec[0]:.3g} and {sides_arcsec[1]:.3g} arcsec wide by CDELT or CD: mend CTYPE (RA---TAN, "
+            "DEC--TAN), or remove the WCS and say pixel_arcsec and centre_pixel"
         )
 
 

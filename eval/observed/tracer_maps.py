@@ -1,6 +1,6 @@
 """Read the maps of one tracer of an observed galaxy, of any unit and grid, as they stand in its files."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from kinmass.eval.observed.grids import (
 )
 from kinmass.eval.observed.kinds import of_other_sense, refuse_other_kind, root_of_variance
 from kinmass.eval.observed.names import refuse_misnomers, refuse_one_map
-from kinmass.eval.observed.offsets import pixel_offsets, row_offsets, side_arcsec_of
+from kinmass.eval.observed.offsets import parts_of_pixel, pixel_offsets, row_offsets, side_arcsec_of
 from kinmass.eval.observed.redshifts import convention_in
 
 _MAPS = (
@@ -249,6 +249,7 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     tracer = "gas" if files is galaxy_file.gas else "stars"
     doubts = _of_another_line(tracer, image_names, of_planes)
     grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
+    grids = _as_others_of_their_file(grids)
     units_of_files = {key: header.get("BUNIT") for key, (_, header) in values_and_headers.items()}
     if bin_table is not None:
         units_of_files |= {key: bin_table.columns[name][1] for key, name in bin_columns.items()}
@@ -259,20 +260,23 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     if "density" in images:
         density_grid = next((g for g in (grids["density"], *grids.values()) if g.wcs is not None), grids["density"])
         unit = files.density_unit or values_and_headers["density"][1].get("BUNIT")
-        side = (
-            side_arcsec_of(density_grid, files.pixel_arcsec)
-            if density_grid.wcs is None
-            else float(np.sqrt(np.prod(density_grid.sides_arcsec())))
-        )
+        pixel_arcsec = side_arcsec_of(density_grid, files.pixel_arcsec if density_grid.wcs is None else None)
         assert files.density is not None
-        density = read_density(files.density, images["density"], unit, side, galaxy_file.distance()[0])
+        density = read_density(files.density, images["density"], unit, pixel_arcsec, galaxy_file.distance()[0])
         images["density"] = density.value
     reference_key = "velocity" if "velocity" in images else "bin"
     methods: dict[str, Resampling] = {"bin": "nearest"}
     methods |= dict.fromkeys((key for key in images if key.startswith("mask")), "largest")
     values, grid, remarks = onto_one_grid(images, grids, reference_key, methods, files.one_grid)
     remarks += of_masks
+    if (parts := parts_of_pixel(grid)) != (1, 1):
+        wide, high = grid.sides_arcsec()
+        remarks.append(
+            f"Pixels of {grid.name} are {wide:.3g} x {high:.3g} arcsec: each is cut into {parts[1]} x {parts[0]} "
+            "parts, which are the pixels that are counted here."
+        )
     x, y, side = pixel_offsets(files, grid, galaxy_file)
+    values = {key: value.repeat(parts[0], 0).repeat(parts[1], 1) for key, value in values.items()}
     if bin_table is not None and bin_columns:
         row_of_spaxel = bin_table.row_of(values.pop("bin"))
         remarks += bin_table.remarks
@@ -280,8 +284,9 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
             value, unit = bin_table.at_spaxels(name, row_of_spaxel)
             values[key] = _in_kms(files, key, value, units_of_files)
             if key == "density":
+                pixel_arcsec = side_arcsec_of(grid, files.pixel_arcsec)
                 density = read_density(
-                    name, values[key], files.density_unit or unit, side, galaxy_file.distance()[0], bins=True
+                    name, values[key], files.density_unit or unit, pixel_arcsec, galaxy_file.distance()[0], bins=True
                 )
                 values[key] = density.value
     _errors_of_root(files, values, units_of_files)
@@ -293,6 +298,22 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     convention = "optical" if is_frequency else None
     told = convention_in(values_and_headers["velocity"][1]) if "velocity" in values_and_headers else None
     return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, told, doubts, called)
+
+
+def _as_others_of_their_file(grids: dict[str, Grid]) -> dict[str, Grid]:
+    """Return grids of which those without a WCS have that of another image of their file with as many pixels (SAMI)."""
+    files = {key: grid.name.split("[")[0] for key, grid in grids.items()}
+    return {
+        key: next(
+            (
+                replace(grid, wcs=other.wcs)
+                for k, other in grids.items()
+                if grid.wcs is None and files[k] == files[key] and other.shape == grid.shape
+            ),
+            grid,
+        )
+        for key, grid in grids.items()
+    }
 
 
 def _names_in(header: fits.Header) -> list[str]:

@@ -130,6 +130,62 @@ def test_attributes_of_hdf5_say_units_scales_and_blanks(tmp_path, is_table, spel
     assert_refused(tmp_path, {"gas": keys}, "/V: its attribute scale_factor is no number; mend it or remove it")
 
 
+@pytest.mark.parametrize(("wide", "high", "parts"), [(1.35, 0.29, (2, 9)), (0.7, 1.0, (3, 2)), (1.02, 1.0, (1, 1))])
+def test_pixels_of_slices_are_no_squares(tmp_path, wide, high, parts):
+    """As of KCWI and WiFeS: parts of a pixel have its values, and its area together."""
+    shape = (int(16 / high), int(16 / wide))
+    iy, ix = np.indices(shape)
+    x, y = wide * (ix - shape[1] / 2 + 0.5), high * (iy - shape[0] / 2 + 0.5)
+    density = 1e6 * (5 + np.cos(0.3 * x + 0.2 * y))
+    header = with_cards(CDELT1=-wide / 3600, CDELT2=high / 3600, CRPIX1=shape[1] / 2 + 0.5, CRPIX2=shape[0] / 2 + 0.5)
+    for name, values, unit in (("V", 100 * np.tanh(x / 3) + y, "km/s"), ("D", density, "Msun/pix")):
+        header["BUNIT"] = unit
+        fits.PrimaryHDU(values, header).writeto(tmp_path / f"{name}.fits")
+    galaxy = described(
+        tmp_path, {"gas": {"velocity": "V.fits", "density": "D.fits"}}, centre_deg=list(CENTRE), distance_mpc=20.0
+    )
+    sky = galaxy.gas
+    assert len(sky.x_arcsec) == x.size * np.prod(parts)
+    assert sky.side_arcsec**2 * np.prod(parts) == pytest.approx(wide * high)
+    assert ("Pixels of V.fits are" in " ".join(galaxy.remarks)) == (parts != (1, 1))
+    # Which pixel each part lies in, +x to the east.
+    column = np.floor(-sky.x_arcsec / wide + shape[1] / 2).astype(int)
+    row = np.floor(sky.y_arcsec / high + shape[0] / 2).astype(int)
+    np.testing.assert_allclose(sky.velocity_kms, (100 * np.tanh(x / 3) + y)[row, column])
+    mass = sky.density.sum() * (sky.side_arcsec * 20 * np.pi / 648) ** 2
+    assert mass == pytest.approx(density.sum(), rel=1e-3)
+
+
+def test_images_of_one_file_lie_as_the_one_with_a_wcs(tmp_path):
+    """SAMI's maps have a WCS in the primary header alone."""
+    others = [fits.ImageHDU(values, name=name) for name, values in MAPS.items() if name != "V"]
+    fits.HDUList([fits.PrimaryHDU(MAPS["V"], sky_header()), *others]).writeto(tmp_path / "m.fits")
+    keys = {key: f"m.fits[{name}]" for key, name in KEYS.items()} | {"velocity": "m.fits"}
+    assert_same(described(tmp_path, {"gas": keys}, centre_deg=list(CENTRE)).gas, east=-1)
+    fits.PrimaryHDU(MAPS["D"]).writeto(tmp_path / "D.fits")
+    other = keys | {"density": "D.fits"}
+    assert_refused(tmp_path, {"gas": other}, "D.fits has no celestial coordinates", centre_deg=list(CENTRE))
+
+
+def test_a_header_that_turns_its_pixels_twice(tmp_path):
+    """CD and PC may say the same, as where one was made from the other; else programs differ on what counts."""
+    scale, turned = SIDE / 3600, {"CDELT1": 1.0, "CDELT2": 1.0}
+    cd = {"CD1_1": -scale, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": scale}
+    pc = {key.replace("CD", "PC"): value for key, value in cd.items()}
+    assert_same(images(tmp_path, with_cards(**cd, **pc, **turned)).gas, east=-1)
+    assert_same(images(tmp_path, with_cards(**cd, PC1_1=1.0)).gas, east=-1)
+    for wrong in ({"PC1_1": 1.0} | turned, {"PC1_2": 0.3}, {"PC2_2": -1.0}):
+        with pytest.raises(ValueError, match=r"turns and scales the pixels twice, by CD1_1 = -0\.000222"):
+            images(tmp_path, with_cards(**cd, **wrong))
+
+
+def test_a_unit_that_is_no_text(tmp_path):
+    """A card BUNIT without a value, and one that is a number."""
+    assert_same(images(tmp_path, fits.Header([*sky_header().cards, fits.Card.fromstring("BUNIT   =")])).gas, east=-1)
+    with pytest.raises(ValueError, match=r"V\.fits is in '2\.5', which is no velocity"):
+        images(tmp_path, with_cards(BUNIT=2.5))
+
+
 def test_planes_along_the_last_axis_are_not_cut_across(tmp_path):
     """Row 1 of (Y, X, N) is no map of the velocity: it holds one row of every map."""
     cube = np.stack([np.where(SEEN, MAPS[name], np.nan) for name in KEYS.values()])

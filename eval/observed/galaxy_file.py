@@ -56,7 +56,7 @@ class TracerFiles(_Section):
     """A table (FITS, ECSV, VOTable, HDF5, or text: .csv, .tsv, .txt, .dat, .tbl, .mrt) instead of images; maps are
     then names of its columns."""
     x: str = "X"
-    """Column of `table`: offset from the centre, +x to the east or to the west, or right ascension."""
+    """Column of `table`: offset from the centre, +x to the east (or, of one tracer alone, west), or right ascension."""
     y: str = "Y"
     """Column of `table`: offset from the centre, or declination."""
     xy_unit: str | None = None

@@ -154,8 +154,10 @@ def _on_the_sky(files: TracerFiles, x_arcsec: np.ndarray, y_arcsec: np.ndarray) 
 
 def row_offsets(
     files: TracerFiles, galaxy_file: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the offsets [arcsec] of a table's rows from the centre, from columns x and y (values, unit).
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return the offsets [arcsec] of a table's rows from the centre, and whether the columns are places on the sky.
+
+    x, y: the columns (values, unit).
 
     The columns are right ascension and declination where their median is nearer to centre_deg than to zero, and
     galactic coordinates, in any unit of an angle, where they are called so (`names.is_called_galactic`).
@@ -207,7 +209,7 @@ def row_offsets(
             _refuse_second_centre(files, galaxy_file)
             sky_positions = SkyCoord(*_on_the_sky(files, *coordinates_arcsec), unit="arcsec", frame="icrs")
             offsets = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").spherical_offsets_to(sky_positions)
-            return offsets[0].to_value("arcsec"), offsets[1].to_value("arcsec")
+            return offsets[0].to_value("arcsec"), offsets[1].to_value("arcsec"), True
     centre_arcsec = list(galaxy_file.centre_arcsec)
     if files.centre_pixel is not None:
         if pixel is None:
@@ -216,7 +218,7 @@ def row_offsets(
     elif not any(centre_arcsec):
         _refuse_without_centre(files, galaxy_file, (x[0], y[0]), coordinates_arcsec)
     x_arcsec = _about_zero(coordinates_arcsec[0], 360 * 3600)
-    return x_arcsec - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]
+    return x_arcsec - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1], False
 
 
 def _refuse_without_centre(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from astropy import units
@@ -42,6 +43,10 @@ _MAPS = (
 IVARS, ERRORS = ("velocity_ivar", "dispersion_ivar"), ("velocity_error", "dispersion_error")
 
 
+#: What tells where pixels lie: coordinates on the sky, numbers of pixels, or offsets from the centre.
+Places = Literal["sky", "pixels", "offsets"]
+
+
 @dataclass
 class TracerMaps:
     """Maps of one tracer as read: values {key: (n,) or (Y, X)}, NaN where blank, and the offsets of their pixels.
@@ -60,6 +65,7 @@ class TracerMaps:
     told_convention: tuple[str, str] | None = None  # of V, as its header has it, and the card
     doubts: list[str] = field(default_factory=list)
     called: dict[str, list[str]] = field(default_factory=dict)  # what the files of images call them {key: names}
+    places: Places = "offsets"
 
 
 def read_maps(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> TracerMaps:
@@ -297,7 +303,8 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     _merge_masks(values)
     convention = "optical" if is_frequency else None
     told = convention_in(values_and_headers["velocity"][1]) if "velocity" in values_and_headers else None
-    return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, told, doubts, called)
+    places: Places = "pixels" if grid.wcs is None else "sky"
+    return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, told, doubts, called, places)
 
 
 def _as_others_of_their_file(grids: dict[str, Grid]) -> dict[str, Grid]:
@@ -415,7 +422,8 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         raise ValueError(
             f"{name}: no row has numbers for its place in {files.x} and {files.y}: are they the right ones?"
         )
-    x, y = row_offsets(files, galaxy_file, *((value[has_place], unit) for value, unit in places))
+    x, y, is_on_sky = row_offsets(files, galaxy_file, *((value[has_place], unit) for value, unit in places))
+    kind: Places = "sky" if is_on_sky else "offsets" if files.centre_pixel is None else "pixels"
     values = {key: value[has_place] for key, value in values.items()}
     doubts = list[str]()
     if files.rows == "bins":
@@ -433,7 +441,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
             )
         values["velocity"] = _without_doubles(name, x, y, side, values)
     if files.density is None:
-        return TracerMaps(values, x, y, side, _even(values), remarks, doubts=doubts)
+        return TracerMaps(values, x, y, side, _even(values), remarks, doubts=doubts, places=kind)
     unit, is_binned = (
         files.density_unit or table_columns[files.density][1],
         files.rows == "bins" or files.density in bin_columns,
@@ -444,7 +452,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     if pixel_arcsec is None and is_mass_per_pixel(density) and not (files.total_mass_msun or files.density_msun_kpc2):
         raise ValueError(f"density {files.density} is in {unit!r}: say pixel_arcsec, the side of a pixel, or its unit")
     values["density"] = density.value
-    return TracerMaps(values, x, y, side, density, remarks, doubts=doubts)
+    return TracerMaps(values, x, y, side, density, remarks, doubts=doubts, places=kind)
 
 
 def _centres_without_unit(files: TracerFiles, x_arcsec: np.ndarray, y_arcsec: np.ndarray) -> tuple[bool, str]:

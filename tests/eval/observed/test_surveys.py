@@ -167,6 +167,30 @@ def test_images_of_one_file_lie_as_the_one_with_a_wcs(tmp_path):
     assert_refused(tmp_path, {"gas": other}, "D.fits has no celestial coordinates", centre_deg=list(CENTRE))
 
 
+def test_east_is_on_one_side_for_both_tracers(tmp_path):
+    """Beside a map on the sky, one in pixels is taken to be drawn as it, and offsets to grow to the east."""
+    images(tmp_path, sky_header())
+    gas = {key: f"{name}.fits" for key, name in KEYS.items()}
+    for name, values in MAPS.items():
+        fits.PrimaryHDU(values).writeto(tmp_path / f"n{name}.fits")
+    stars = {key: f"n{name}.fits" for key, name in KEYS.items()} | IN_PIXELS
+    galaxy = described(tmp_path, {"gas": gas, "stars": stars}, centre_deg=list(CENTRE))
+    for sky in galaxy.maps().values():
+        assert_same(sky, east=-1)
+    assert not galaxy.remarks_on["gas"]
+    assert "East was taken to be on the left of the stars" in " ".join(galaxy.remarks_on["stars"])
+    Table(rows()).write(tmp_path / "t.fits")
+    in_table = {"table": "t.fits", "xy_unit": "arcsec"} | KEYS
+    galaxy = described(tmp_path, {"gas": in_table, "stars": stars})
+    assert_same(galaxy.gas)
+    assert_same(galaxy.stars, east=-1)
+    assert "x of the gas, offsets from the centre, was taken to grow to the east" in " ".join(galaxy.remarks_on["gas"])
+    for alone in ({"gas": in_table}, {"stars": stars}):
+        galaxy = described(tmp_path, alone)
+        assert_same(next(iter(galaxy.maps().values())))
+        assert "east" not in " ".join(galaxy.remarks).lower()
+
+
 def test_a_header_that_turns_its_pixels_twice(tmp_path):
     """CD and PC may say the same, as where one was made from the other; else programs differ on what counts."""
     scale, turned = SIDE / 3600, {"CDELT1": 1.0, "CDELT2": 1.0}

@@ -810,6 +810,33 @@ def test_a_column_is_named_without_the_unit_in_brackets_after_it(tmp_path, begin
     assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS | whole}).gas)
 
 
+@pytest.mark.parametrize(
+    "line", ["# column {}: {} [{}]", "# ({}) {}  of the galaxy ({})", "#{} {}  some words in {}", "% Col {} = {}, {}",
+             "!  {} - {}: what it is [{}]", "# {}: {} {}"],
+)  # fmt: skip
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_comment_for_each_column_names_it(tmp_path, line, first):
+    """Columns were col1 to col7, and places in arcmin would have been taken for arcsec."""
+    units = {"X": "arcmin", "Y": "arcmin", "V": "m/s", "D": "-", "E": "km s-1" if "[" in line else "km/s"}
+    table = rows(X=X[SEEN] / 60, Y=Y[SEEN] / 60, V=1e3 * MAPS["V"][SEEN])
+    head = [line.format(first + i, name, units.get(name, "km/s")) for i, name in enumerate(table)]
+    text = csv_of(table).replace(",", " ").split("\n", 1)[1]
+    comments = [head[0][0] + " my maps of V in some galaxy", *head, head[0][0] + " 77 rows"]
+    (tmp_path / "t.txt").write_text("\n".join([*comments, text]))
+    assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
+
+
+@pytest.mark.parametrize(
+    ("begin", "between"), [("#", ", "), ("% ", " "), ("! ", " | "), ("; ", ", "), ("// ", " "), ("## ", " ")]
+)
+def test_a_comment_with_the_names_begins_and_parts_them_in_any_way(tmp_path, begin, between):
+    for blank in ("", " "):
+        called = [f"{name}{blank}(m/s)" if name == "V" else name for name in rows()]
+        text = csv_of(rows(V=1e3 * MAPS["V"][SEEN])).replace(",", " ").split("\n", 1)[1]
+        (tmp_path / "t.dat").write_text(f"{begin}by me, in 2026\n{begin}{between.join(called)}\n{text}")
+        assert_same(described(tmp_path, {"gas": {"table": "t.dat", "xy_unit": "arcsec"} | KEYS}).gas)
+
+
 def test_a_name_that_two_columns_have_with_their_units_is_neither(tmp_path):
     (tmp_path / "t.csv").write_text(csv_of(rows() | {"W [km/s]": MAPS["V"][SEEN], "W [m/s]": 1e3 * MAPS["V"][SEEN]}))
     assert_refused(tmp_path, {"gas": {"table": "t.csv"} | KEYS | {"velocity": "W"}}, "no column W; there are .*W .km/s")
@@ -854,7 +881,8 @@ def test_a_line_below_the_names_that_is_no_units_is_named(tmp_path, words):
 
 
 def test_comments_of_as_many_words_are_no_units(tmp_path):
-    for comment in ("a b c d e f g", "1 2 3 4 5 6 7", "my maps of V in some galaxy", "S V A g K J s"):
+    comments = ("a b c d e f g", "1 2 3 4 5 6 7", "my maps of V in some galaxy", "S V A g K J s", "1 galaxy", "77 rows")
+    for comment in comments:
         (tmp_path / "t.txt").write_text(f"# {comment}\n" + csv_of(rows()).replace(",", " "))
         assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
 

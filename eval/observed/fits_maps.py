@@ -17,9 +17,9 @@ from kinmass.eval.observed.fits_units import name_and_unit
 from kinmass.eval.observed.plain_tables import (
     FORMATS,
     Columns,
-    hdf5_image,
-    hdf5_image_names,
-    is_hdf5,
+    holds_arrays,
+    image_in,
+    image_names,
     is_plain_table,
     plain_tables,
     text_in,
@@ -76,9 +76,11 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     Raises ValueError where there is no such image, or where it is damaged or not two-dimensional.
     """
     file, extension, plane = _parse_map_name(name)
-    if is_hdf5(file):
-        data, unit, own_name = hdf5_image(folder / file, None if extension is None else str(extension))
+    if holds_arrays(file):
+        data, unit, own_name = image_in(folder / file, None if extension is None else str(extension))
         header = fits.Header({"EXTNAME": own_name} | ({} if unit is None else {"BUNIT": unit}))
+    elif is_plain_table(file):
+        raise ValueError(f"{name} is no image: name it as `table` or `bins`, and its columns as maps")
     else:
         data, header = _fits_image(file, extension, folder)
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
@@ -135,13 +137,15 @@ def _refuse_one_name(file: str, extension: int | str, numbers: list[int]) -> Non
 
 
 def names_beside(name: str, folder: Path) -> list[str]:
-    """Return the names of what the file of a map or table holds: extensions and columns of FITS, datasets of HDF5.
+    """Return the names of what the file of a map or table holds: extensions and columns of FITS, arrays of HDF5.
 
     With them are those of the planes of a cube of which the map is one.
     """
     file, extension, plane = _parse_map_name(name)
-    if is_hdf5(file):
-        return [part.rsplit("/", 1)[-1] for part in hdf5_image_names(folder / file)]
+    if holds_arrays(file):
+        tables = plain_tables(folder / file, None).values()
+        names = [*image_names(folder / file), *(column for table in tables for column in table)]
+        return [name.rsplit("/", 1)[-1] for name in names]
     if is_plain_table(file):
         return list(columns(name, folder))
     with _open_fits(folder / file) as hdus:
@@ -310,10 +314,10 @@ def _squeezed(column: str) -> str:
 
 
 def _instead(name: str, folder: Path) -> str:
-    """Say what stands in a table without columns of numbers, or how to name the images of an HDF5 file without any."""
+    """Say what stands in a table without columns of numbers, or how to name the images of arrays without any."""
     file, _, _ = _parse_map_name(name)
-    if is_hdf5(file):
-        return f"; images are named as maps, {file}[DATASET], without table" if hdf5_image_names(folder / file) else ""
+    if holds_arrays(file):
+        return f"; images are named as maps, {file}[DATASET], without table" if image_names(folder / file) else ""
     column, text = next(iter(text_columns(name, folder).items()), ("", ""))
     return (
         f"; column {column} holds text, {text!r} (write numbers as 1.5e3, and names in one line alone)" if text else ""

@@ -1,4 +1,4 @@
-"""Read tables that are not FITS: text, ECSV, VOTable and HDF5, whose images too. Nothing in a file is executed."""
+"""Read tables that are not FITS: text, ECSV, VOTable, HDF5, numpy; images of the last two, too. Nothing is executed."""
 
 import codecs
 import gzip
@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ FORMATS = {
     ".ecsv": "ascii.ecsv", ".csv": "ascii", ".tsv": "ascii", ".txt": "ascii", ".dat": "ascii", ".asc": "ascii",
     ".tbl": "ascii", ".mrt": "ascii",
     ".vot": "votable", ".xml": "votable", ".votable": "votable", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5",
+    ".npz": "numpy", ".npy": "numpy",
 }  # fmt: skip
 #: How texts say that nothing was measured.
 _NOTHING = [
@@ -54,9 +56,13 @@ def _suffix(file: str | Path) -> str:
     return inner if path.suffix.lower() == ".gz" and FORMATS.get(inner) not in (None, "hdf5") else path.suffix.lower()
 
 
-def is_hdf5(file: str) -> bool:
-    """Whether a file is HDF5, by its suffix."""
-    return FORMATS.get(_suffix(file)) == "hdf5"
+def holds_arrays(file: str | Path) -> bool:
+    """Whether a file is HDF5 or numpy's, by its suffix: images may be in it as well as tables."""
+    return FORMATS.get(_suffix(file)) in ("hdf5", "numpy")
+
+
+def _is_numpy(path: Path) -> bool:
+    return FORMATS.get(_suffix(path)) == "numpy"
 
 
 def plain_tables(path: Path, part: str | None) -> dict[str, Columns]:
@@ -68,7 +74,9 @@ def plain_tables(path: Path, part: str | None) -> dict[str, Columns]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
-            if is_hdf5(str(path)):
+            if _is_numpy(path):
+                return _numpy_tables(path)
+            if holds_arrays(path):
                 return _hdf5_tables(path, part)
             tables = _tables(path, part)
     except Exception as error:  # each kind of file and of compression raises errors of its own
@@ -238,8 +246,8 @@ def _lines(path: Path) -> list[str]:
 
 
 def text_in(path: Path) -> dict[str, str]:
-    """Return the columns that hold something that is no number: {name: the first such text}; none of HDF5 files."""
-    if FORMATS.get(_suffix(path)) in ("hdf5", None):
+    """Return the columns that hold something that is no number: {name: the first such text}; none of arrays."""
+    if holds_arrays(path) or not is_plain_table(str(path)):
         return {}
     found = {}
     for table in _tables(path).values():
@@ -354,30 +362,66 @@ def _images(file: h5py.File) -> dict[str, h5py.Dataset]:
     return {d.name.lstrip("/"): d for d in _members(file, h5py.Dataset) if d.ndim >= 2 and d.dtype.kind in "fiub"}
 
 
-def hdf5_image_names(path: Path) -> list[str]:
-    """Return the names of the datasets of an HDF5 file that `hdf5_image` can read. Raises ValueError."""
+def image_names(path: Path) -> list[str]:
+    """Return the names of the arrays of a file that `image_in` can read. Raises ValueError."""
     try:
+        if _is_numpy(path):
+            return [name for name, values in _numpy_arrays(path).items() if values.ndim >= 2]
         with h5py.File(path) as file:
             return list(_images(file))
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error
-
-
-def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None, str]:
-    """Return a dataset of two or more dimensions, its unit and name. part may be left out where there is only one.
-
-    Raises ValueError for a file that cannot be read, or where there is no such dataset.
-    """
-    try:
-        with h5py.File(path) as file:
-            images = _images(file)
-            name = part.strip("/") if part else next(iter(images), "")
-            if name not in images or (part is None and len(images) > 1):
-                raise ValueError(
-                    f"{path.name}: say which image is meant, as FILE[DATASET]; there are {', '.join(images) or 'none'}"
-                )
-            return _values_of(images[name]), _unit_of(images[name]), name.encode("ascii", "replace").decode()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error
+
+
+def image_in(path: Path, part: str | None) -> tuple[np.ndarray, str | None, str]:
+    """Return an array of two or more dimensions of an HDF5 or a numpy file, its unit and name.
+
+    part, its name, may be left out where there is only one. Raises ValueError for a file that cannot be read, or where
+    there is no such array.
+    """
+    images = image_names(path)
+    name = part.strip("/") if part else next(iter(images), "")
+    if name not in images or (part is None and len(images) > 1):
+        raise ValueError(
+            f"{path.name}: say which image is meant, as FILE[DATASET]; there are {', '.join(images) or 'none'}"
+        )
+    own_name = name.encode("ascii", "replace").decode()
+    if _is_numpy(path):
+        return _numpy_arrays(path)[name], None, own_name
+    try:
+        with h5py.File(path) as file:
+            return _values_of(file[name]), _unit_of(file[name]), own_name
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error
+
+
+def _numpy_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of numbers of a numpy file (.npz, .npy) {name: values}; "" is that of .npy without fields.
+
+    Objects, which numpy would have to execute, are left out. Raises ValueError for a file that cannot be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    arrays = {}
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            loaded = {name: loaded[name] for name in loaded.dtype.names} if loaded.dtype.names else {"": loaded}
+        for name in loaded:
+            with suppress(ValueError):  # of objects
+                arrays[str(name)] = np.asarray(loaded[name])
+    except Exception as error:  # a damaged archive raises errors of zip's, too
+        raise ValueError(f"{path.name} cannot be read as numpy's ({' '.join(str(error).split())})") from error
+    return {name: values for name, values in arrays.items() if values.dtype.kind in "fiub"}
+
+
+def _numpy_tables(path: Path) -> dict[str, Columns]:
+    """Return arrays of one dimension as columns, a table for each length {rows in words: columns}."""
+    rows = {name: values for name, values in _numpy_arrays(path).items() if values.ndim == 1}
+    lengths = sorted({len(values) for values in rows.values()}, reverse=True)
+    return {
+        f"{length} rows": {name: (v.astype(float), None) for name, v in rows.items() if len(v) == length}
+        for length in lengths
+    }

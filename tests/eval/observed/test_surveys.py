@@ -110,6 +110,36 @@ def test_images_of_an_hdf5_file(tmp_path):
     assert_refused(tmp_path, {"gas": {"table": "m.h5"} | KEYS}, r"m\.h5\[DATASET\], without table")
 
 
+@pytest.mark.parametrize("is_table", [True, False])
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_arrays_of_numpy(tmp_path, is_table, kind):
+    """As a script saves them; objects, which numpy would have to execute, are left alone."""
+    maps = rows() if is_table else MAPS
+    if kind == "npz":
+        np.savez(tmp_path / "m.npz", **maps, rows=np.arange(3), notes=np.array([{}]))
+    elif is_table:
+        np.save(tmp_path / "m.npy", Table(maps).as_array())
+    for name in maps if kind == "npy" and not is_table else ():
+        np.save(tmp_path / f"{name}.npy", maps[name])
+    keys = {key: f"m.npz[{name}]" if kind == "npz" else f"{name}.npy" for key, name in KEYS.items()} | IN_PIXELS
+    if is_table:
+        keys = {"table": f"m.{kind}", "xy_unit": "arcsec"} | KEYS
+    assert_same(described(tmp_path, {"gas": keys}).gas)
+
+
+def test_arrays_that_cannot_be_read_are_named(tmp_path):
+    np.save(tmp_path / "o.npy", np.array([{}, None]))
+    (tmp_path / "cut.npz").write_bytes(b"PK")
+    (tmp_path / "t.csv").write_text(csv_of(rows()))
+    for name, words in (
+        ("o.npy", "o.npy cannot be read as numpy's .Object"), ("cut.npz", "cut.npz cannot be read as numpy's"),
+        ("lost.npy", "lost.npy: no such file"), ("t.csv", "t.csv is no image: name it as `table`"),
+    ):  # fmt: skip
+        assert_refused(tmp_path, {"gas": IN_PIXELS | {"velocity": name}}, words)
+    for name in ("o.npy", "cut.npz", "lost.npz"):
+        assert_refused(tmp_path, {"gas": {"table": name} | KEYS}, f"{name} cannot be read as a table")
+
+
 @pytest.mark.parametrize("spelling", ["UNITS", "Unit", "BUNIT", "astropy_unit"])
 @pytest.mark.parametrize("is_table", [True, False])
 def test_attributes_of_hdf5_say_units_scales_and_blanks(tmp_path, is_table, spelling):
@@ -971,7 +1001,7 @@ def test_values_with_units_are_refused_with_what_to_write(tmp_path, keys, words)
 # ---- what files and their makers' habits leave open
 
 
-@pytest.mark.parametrize("kind", ["fits", "cube", "hdf5", "table", "bins"])
+@pytest.mark.parametrize("kind", ["fits", "cube", "hdf5", "hdf5 table", "table", "bins"])
 def test_an_instruments_width_beside_a_dispersion_is_not_forgotten(tmp_path, kind):
     """As MaNGA's STELLAR_SIGMACORR and EMLINE_INSTSIGMA, or PHANGS' HA6562_SIGMA_CORR; that of another map is none."""
 
@@ -994,6 +1024,10 @@ def test_an_instruments_width_beside_a_dispersion_is_not_forgotten(tmp_path, kin
                 for name, values in maps.items():
                     file[f"gas/{name}"] = values
             files, place = IN_PIXELS, "m.h5[gas/{}]"
+        elif kind == "hdf5 table":
+            columns = {name: values[SEEN] for name, values in maps.items()} | {"X": X[SEEN], "Y": Y[SEEN]}
+            Table(columns).write(tmp_path / "t.h5", path="maps", overwrite=True)
+            files, place = {"table": "t.h5", "xy_unit": "arcsec"}, "{}"
         else:
             numbers = {"BIN_ID": np.arange(np.count_nonzero(SEEN))}
             columns = {name: values[SEEN] for name, values in maps.items()} | numbers

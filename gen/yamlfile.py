@@ -68,6 +68,13 @@ def read_text(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
+#: Keys that files of one kind alone have, and what these describe, for which command.
+_KINDS = {
+    "half_light_radius_arcsec": "an observed galaxy, for `kinmass predict`",
+    "snapshots": "a suite of simulated galaxies, for `kinmass check` and `kinmass maps`",
+}
+
+
 def read_checked(path: Path, model: type[Model]) -> Model:
     """Read a YAML file as `model`, without running any code in it. Raises FileError, a line for each wrong key."""
     try:
@@ -86,6 +93,8 @@ def read_checked(path: Path, model: type[Model]) -> Model:
         # A key without a value, as of a section in which every line is commented out, is as good as none.
         return model(**{str(key): value for key, value in content.items() if value is not None})
     except ValidationError as error:
+        if kinds := [kind for key, kind in _KINDS.items() if key in content and key not in model.model_fields]:
+            raise FileError(f"{path}: describes {kinds[0]}; give it to that command") from error
         raise FileError("\n".join(_sentence(path, model, problem) for problem in error.errors())) from error
 
 

@@ -17,9 +17,9 @@ from kinmass.eval.observed.fits_units import name_and_unit
 from kinmass.eval.observed.plain_tables import (
     FORMATS,
     Columns,
-    hdf5_image,
-    hdf5_image_names,
-    is_hdf5,
+    holds_arrays,
+    image_in,
+    image_names,
     is_plain_table,
     plain_tables,
     text_in,
@@ -76,9 +76,11 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     Raises ValueError where there is no such image, or where it is damaged or not two-dimensional.
     """
     file, extension, plane = _parse_map_name(name)
-    if is_hdf5(file):
-        data, unit, own_name = hdf5_image(folder / file, None if extension is None else str(extension))
+    if holds_arrays(file):
+        data, unit, own_name = image_in(folder / file, None if extension is None else str(extension))
         header = fits.Header({"EXTNAME": own_name} | ({} if unit is None else {"BUNIT": unit}))
+    elif is_plain_table(file):
+        raise ValueError(f"{name} is no image: name it as `table` or `bins`, and its columns as maps")
     else:
         data, header = _fits_image(file, extension, folder)
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
@@ -94,10 +96,19 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
         raise ValueError(
             f"{name} has shape {data.shape}, not that of an image; choose a plane, FILE[EXTENSION,PLANE]{listed}"
         )
-    values = data.astype(float)
-    if "BLANK" in header and data.dtype.kind == "f":  # not standard for floats, but common
-        values = blank_to_nan(values, float(header["BLANK"]))
+    values, header = data.astype(float), _with_text_unit(header)
+    if data.dtype.kind == "f" and (blank := _number_or_none(header.get("BLANK"))) is not None:
+        values = blank_to_nan(values, blank)  # BLANK is not standard for floats, but common
     return values, header
+
+
+def _with_text_unit(header: fits.Header) -> fits.Header:
+    """Return a header whose BUNIT is a text, with a number written out; without a value it is None."""
+    if isinstance(unit := header.get("BUNIT"), str | None):
+        return header
+    own = header.copy()
+    own["BUNIT"] = str(unit)
+    return own
 
 
 def _fits_image(file: str, extension: int | str | None, folder: Path) -> tuple[Any, fits.Header]:
@@ -126,13 +137,15 @@ def _refuse_one_name(file: str, extension: int | str, numbers: list[int]) -> Non
 
 
 def names_beside(name: str, folder: Path) -> list[str]:
-    """Return the names of what the file of a map or table holds: extensions and columns of FITS, datasets of HDF5.
+    """Return the names of what the file of a map or table holds: extensions and columns of FITS, arrays of HDF5.
 
     With them are those of the planes of a cube of which the map is one.
     """
     file, extension, plane = _parse_map_name(name)
-    if is_hdf5(file):
-        return [part.rsplit("/", 1)[-1] for part in hdf5_image_names(folder / file)]
+    if holds_arrays(file):
+        tables = plain_tables(folder / file, None).values()
+        names = [*image_names(folder / file), *(column for table in tables for column in table)]
+        return [name.rsplit("/", 1)[-1] for name in names]
     if is_plain_table(file):
         return list(columns(name, folder))
     with _open_fits(folder / file) as hdus:
@@ -301,10 +314,10 @@ def _squeezed(column: str) -> str:
 
 
 def _instead(name: str, folder: Path) -> str:
-    """Say what stands in a table without columns of numbers, or how to name the images of an HDF5 file without any."""
+    """Say what stands in a table without columns of numbers, or how to name the images of arrays without any."""
     file, _, _ = _parse_map_name(name)
-    if is_hdf5(file):
-        return f"; images are named as maps, {file}[DATASET], without table" if hdf5_image_names(folder / file) else ""
+    if holds_arrays(file):
+        return f"; images are named as maps, {file}[DATASET], without table" if image_names(folder / file) else ""
     column, text = next(iter(text_columns(name, folder).items()), ("", ""))
     return (
         f"; column {column} holds text, {text!r} (write numbers as 1.5e3, and names in one line alone)" if text else ""
@@ -571,18 +584,23 @@ def beam_fwhm_arcsec(name: str, folder: Path) -> float | None:
         beam_axes += [_axes_of_beam_table(table) for table in beam_tables]
         beam_axes += [_axes_of_history(header) for header in headers]
     for major, minor in beam_axes:
-        if (major_deg := _positive_or_none(major)) is not None:
-            return 3600 * float(np.sqrt(major_deg * (_positive_or_none(minor) or major_deg)))
+        if (major_deg := positive_or_none(major)) is not None:
+            return 3600 * float(np.sqrt(major_deg * (positive_or_none(minor) or major_deg)))
     return None
 
 
-def _positive_or_none(value: Any) -> float | None:
-    """Return the value as a float where it is positive and finite, else None."""
+def _number_or_none(value: Any) -> float | None:
+    """Return the value of a card as a float, None where it is no number."""
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         return None
-    return number if 0 < number < np.inf else None
+
+
+def positive_or_none(value: Any) -> float | None:
+    """Return the value as a float where it is positive and finite, else None."""
+    number = _number_or_none(value)
+    return number if number is not None and 0 < number < np.inf else None
 
 
 def _axes_of_beam_table(table: fits.BinTableHDU) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 
+from kinmass.eval.observed.fits_maps import positive_or_none
 from kinmass.eval.observed.fits_units import factor_to
 from kinmass.gen.constants import LIGHT_KMS
 
@@ -24,16 +25,16 @@ def to_velocities(
     widths have another shape.
     """
     frequency, header = images.get("velocity", (np.zeros(0), fits.Header()))
-    hz = factor_to(units.Hz, header.get("BUNIT"))
-    if hz is None:
+    unit_hz = factor_to(units.Hz, header.get("BUNIT"))
+    if unit_hz is None:
         return images, False
-    rest_hz = next((float(header[key]) for key in _REST_FREQUENCY if header.get(key)), None)
+    rest_hz = next((hz for key in _REST_FREQUENCY if (hz := positive_or_none(header.get(key))) is not None), None)
     if rest_hz is None:
         raise ValueError(
             f"{name} is in {header['BUNIT']}: convert it to km/s, or add RESTFRQ, the line's frequency at rest [Hz], "
             "to its header; say velocity_unit: km/s if that is what it is in"
         )
-    values = without_blanks(frequency) * hz
+    values = without_blanks(frequency) * unit_hz
     f_hz = np.where(values > 0, values, np.nan)
     converted: dict[str, Image] = {"velocity": (LIGHT_KMS * (rest_hz / f_hz - 1), _in_kms(header))}
     for key in ("dispersion", "velocity_error", "dispersion_error"):

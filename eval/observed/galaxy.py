@@ -1,6 +1,6 @@
 """An observed galaxy, described by a YAML file: its maps as pixels on the sky, its distance, its size, their errors."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,18 @@ class ObservedGalaxy:
         return {name: sky for name in ("stars", "gas") if (sky := getattr(self, name)) is not None}
 
 
+def _with_east(tracer: str, sky: SkyMap, places: str, other: str) -> tuple[SkyMap, tuple[str, ...]]:
+    """Return a map beside that of another tracer, whose places are told in another way, with +x to the east.
+
+    A remark says what was taken for east; places: as of `tracer_maps.Places`.
+    """
+    if places == "pixels":
+        said = f"East was taken to be on the left of the {tracer}, given in pixels, beside the {other}, which are not"
+        return replace(sky, x_arcsec=-sky.x_arcsec), (f"{said}: if it is not, turn the map over.",)
+    said = f"x of the {tracer}, offsets from the centre, was taken to grow to the east, beside the {other}"
+    return sky, (f"{said}: if it grows to the west, change its sign.",) if places == "offsets" else ()
+
+
 def read_galaxy(path: Path) -> ObservedGalaxy:
     """Read the galaxy that a YAML file describes; files of maps are looked for in the folder of the YAML file.
 
@@ -81,6 +93,7 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
     redshifts: dict[str, tuple[float, float]] = {}
     doubts: dict[str, tuple[str, ...]] = {}
     remarks: dict[str, tuple[str, ...]] = {}
+    places: dict[str, str] = {}
     calibrated, without_density = set(), set()
     for tracer in ("gas", "stars"):
         if (files := getattr(content, tracer)) is None:
@@ -89,7 +102,7 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
             read = read_tracer(files, path.parent, content)
         except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
             raise ValueError(f"{path}: {tracer}: {error}") from error
-        maps[tracer], widths[tracer] = read.sky, read.instrument_sigma_kms
+        maps[tracer], widths[tracer], places[tracer] = read.sky, read.instrument_sigma_kms, read.places
         remarks[tracer], doubts[tracer] = tuple(read.remarks), tuple(read.doubts)
         if read.is_calibrated:
             calibrated.add(tracer)
@@ -101,6 +114,10 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
         refuse_two_galaxies(redshifts)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if len(set(places.values())) > 1:
+        for tracer, other in (("gas", "stars"), ("stars", "gas")):
+            maps[tracer], said = _with_east(tracer, maps[tracer], places[tracer], other)
+            remarks[tracer] += said
     for tracer in maps:
         doubts[tracer] += tuple(one_velocity(maps))
     if content.inclination_deg is not None and content.gas is None:

@@ -36,7 +36,8 @@ LARGEST_DISTANCE_MPC, FARTHEST_ANGLE = 1800.0, 1.6
 class TracerFiles(_Section):
     """Where the maps of one tracer are. A map is `FILE`, `FILE[EXTENSION]` or `FILE[EXTENSION,PLANE]` of a cube.
 
-    In an HDF5 file an extension is a dataset or a group, such as `maps.h5[gas/velocity]`.
+    In an HDF5 file an extension is a dataset or a group, such as `maps.h5[gas/velocity]`; in one of numpy
+    an array, `maps.npz[V]`.
 
     A plane is its number, from 0, or its name in the header (`C24 = 'Ha-6564'`), whose units count for it alone.
 
@@ -53,10 +54,10 @@ class TracerFiles(_Section):
     dispersion: str | None = None
     """Map of the velocity dispersion; may be left out for networks trained with `--no-dispersion`."""
     table: str | None = None
-    """A table (FITS, ECSV, VOTable, HDF5, or text: .csv, .tsv, .txt, .dat, .tbl, .mrt) instead of images; maps are
-    then names of its columns."""
+    """A table (FITS, ECSV, VOTable, HDF5, numpy, or text: .csv, .tsv, .txt, .dat, .tbl, .mrt) instead of images; maps
+    are then names of its columns."""
     x: str = "X"
-    """Column of `table`: offset from the centre, +x to the east or to the west, or right ascension."""
+    """Column of `table`: offset from the centre, +x to the east (or, of one tracer alone, west), or right ascension."""
     y: str = "Y"
     """Column of `table`: offset from the centre, or declination."""
     xy_unit: str | None = None

@@ -67,6 +67,26 @@ def _refuse_unknown_frame(name: str, wcs: WCS, header: fits.Header) -> None:
         ) from error
 
 
+def _refuse_two_matrices(name: str, header: fits.Header) -> None:
+    """Raise ValueError where a header turns and scales its first two axes by CD and by PC, and not alike.
+
+    The standard forbids both, and programs differ on which counts.
+    """
+    has = {kind: any(f"{kind}{i}_{j}" in header for i in (1, 2) for j in (1, 2)) for kind in ("CD", "PC")}
+    if not all(has.values()):
+        return
+    cd, pc = (
+        np.array([[header.get(f"{kind}{i}_{j}", of_none[i == j]) for j in (1, 2)] for i in (1, 2)], float)
+        for kind, of_none in (("CD", (0.0, 0.0)), ("PC", (0.0, 1.0)))
+    )
+    by_pc = np.array([[header.get("CDELT1", 1.0)], [header.get("CDELT2", 1.0)]], float) * pc
+    if np.abs(cd - by_pc).max() > 1e-3 * np.abs(cd).max():
+        raise ValueError(
+            f"{name}: its header turns and scales the pixels twice, by CD1_1 = {cd[0, 0]:.6g} and by CDELT1 PC1_1 = "
+            f"{by_pc[0, 0]:.6g} and the like, which differ: remove the cards that are wrong, CDi_j or PCi_j and CDELTi"
+        )
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where the pixels of an image lie: its shape (Y, X), and its celestial coordinates, None where it has none."""
@@ -91,6 +111,7 @@ class Grid:
         if not wcs.has_celestial:
             return cls(name, shape, None)
         _refuse_unknown_frame(name, wcs, header)
+        _refuse_two_matrices(name, header)
         return cls(name, shape, wcs)
 
     def sides_arcsec(self) -> np.ndarray:

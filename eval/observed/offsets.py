@@ -14,10 +14,14 @@ from kinmass.eval.observed.names import is_called_galactic, is_called_pixels, un
 FARTHEST_DEG = 10.0
 
 
-def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
-    """Return the side of a square pixel [arcsec], from the WCS or else pixel_arcsec.
+#: Pixels that are so many times as long as they are wide are not those of an image (spectrographs' slices: 5).
+LONGEST_PIXEL = 10.0
 
-    Raises ValueError where they differ, where neither is known, and for pixels that are not square.
+
+def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
+    """Return the side of a pixel [arcsec], the root of its area, from the WCS or else pixel_arcsec.
+
+    Raises ValueError where they differ, where neither is known, and for pixels that no image has.
     """
     if grid.wcs is None:
         if pixel_arcsec is None:
@@ -27,9 +31,10 @@ def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
             )
         return pixel_arcsec
     first_side, second_side = grid.sides_arcsec()
-    if abs(first_side / second_side - 1) > 0.02:
+    if not 1 / LONGEST_PIXEL < first_side / second_side < LONGEST_PIXEL:
         raise ValueError(
-            f"{grid.name}: pixels are not square: {first_side:.3g} x {second_side:.3g} arcsec; rebin the maps first"
+            f"{grid.name}: pixels are {first_side:.3g} x {second_side:.3g} arcsec in its WCS: mend CDELT or CD of its "
+            "celestial axes, or remove the WCS and say pixel_arcsec and centre_pixel"
         )
     side_arcsec = float(np.sqrt(first_side * second_side))
     if pixel_arcsec is not None and abs(pixel_arcsec / side_arcsec - 1) > 0.02:
@@ -40,13 +45,28 @@ def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
     return side_arcsec
 
 
-def pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the offsets x, y (Y, X) of an image's pixels from the centre, and their side [arcsec].
+def parts_of_pixel(grid: Grid) -> tuple[int, int]:
+    """Return into how many parts a pixel is cut along y and along x, each nearly a square: 1 and 1 for a square."""
+    if grid.wcs is None:
+        return 1, 1
+    first_side, second_side = grid.sides_arcsec()
+    ratio = max(first_side, second_side) / min(first_side, second_side)
+    across = min(range(1, 5), key=lambda n: round(abs(np.log(round(n * ratio) / n / ratio)), 1))  # to 5 %
+    along = round(across * ratio)
+    return (across, along) if first_side > second_side else (along, across)
 
-    Raises ValueError where the centre is not known.
+
+def pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the offsets x, y (Y, X) of an image's pixels, or parts of one, from the centre, and their side [arcsec].
+
+    Y and X count the parts of `parts_of_pixel`; their side is the root of a part's area. Raises ValueError where the
+    centre is not known.
     """
-    side = side_arcsec_of(grid, files.pixel_arcsec)
-    iy, ix = np.indices(grid.shape)
+    parts = parts_of_pixel(grid)
+    side = side_arcsec_of(grid, files.pixel_arcsec) / np.sqrt(np.prod(parts))
+    (height, width), (n_y, n_x) = grid.shape, parts
+    row, column = np.indices((n_y * height, n_x * width))
+    iy, ix = (row + 0.5) / n_y - 0.5, (column + 0.5) / n_x - 0.5
     centre_pixel = files.centre_pixel
     if grid.wcs is None:
         if centre_pixel is None:
@@ -67,12 +87,12 @@ def pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> tu
     else:
         raise ValueError("centre_deg: [right ascension, declination] is needed for maps with a WCS")
     x, y = (offset.to_value("arcsec") for offset in sky_centre.spherical_offsets_to(sky_position))
-    _refuse_stretched(grid.name, sky_position, side)
-    return x, y, side
+    _refuse_stretched(grid.name, sky_position, grid.sides_arcsec() / parts[::-1])
+    return x, y, float(side)
 
 
-def _refuse_stretched(name: str, position: SkyCoord, side_arcsec: float) -> None:
-    """Raise ValueError where pixels (Y, X) lie farther from, or nearer to each other on the sky than their side.
+def _refuse_stretched(name: str, position: SkyCoord, sides_arcsec: np.ndarray) -> None:
+    """Raise ValueError where pixels (Y, X) lie farther from, or nearer to each other on the sky than their sides (2,).
 
     So they do where coordinates grow with right ascension itself: CTYPE1 = 'RA', without a projection.
     """
@@ -81,11 +101,11 @@ def _refuse_stretched(name: str, position: SkyCoord, side_arcsec: float) -> None
         return
     here, left, below = position[iy, ix], position[iy, ix - 1], position[iy - 1, ix]
     apart_arcsec = [float(here.separation(other).to_value("arcsec")) for other in (left, below)]
-    if max(abs(apart / side_arcsec - 1) for apart in apart_arcsec) > 0.05:
+    if np.abs(apart_arcsec / sides_arcsec - 1).max() > 0.05:
         raise ValueError(
             f"{name}: pixels lie {apart_arcsec[0]:.3g} and {apart_arcsec[1]:.3g} arcsec apart on the sky, and are "
-            f"{side_arcsec:.3g} arcsec wide by CDELT or CD: mend CTYPE (RA---TAN, DEC--TAN), or remove the WCS and say "
-            "pixel_arcsec and centre_pixel"
+            f"{sides_arcsec[0]:.3g} and {sides_arcsec[1]:.3g} arcsec wide by CDELT or CD: mend CTYPE (RA---TAN, "
+            "DEC--TAN), or remove the WCS and say pixel_arcsec and centre_pixel"
         )
 
 
@@ -134,8 +154,10 @@ def _on_the_sky(files: TracerFiles, x_arcsec: np.ndarray, y_arcsec: np.ndarray) 
 
 def row_offsets(
     files: TracerFiles, galaxy_file: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the offsets [arcsec] of a table's rows from the centre, from columns x and y (values, unit).
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return the offsets [arcsec] of a table's rows from the centre, and whether the columns are places on the sky.
+
+    x, y: the columns (values, unit).
 
     The columns are right ascension and declination where their median is nearer to centre_deg than to zero, and
     galactic coordinates, in any unit of an angle, where they are called so (`names.is_called_galactic`).
@@ -187,7 +209,7 @@ def row_offsets(
             _refuse_second_centre(files, galaxy_file)
             sky_positions = SkyCoord(*_on_the_sky(files, *coordinates_arcsec), unit="arcsec", frame="icrs")
             offsets = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").spherical_offsets_to(sky_positions)
-            return offsets[0].to_value("arcsec"), offsets[1].to_value("arcsec")
+            return offsets[0].to_value("arcsec"), offsets[1].to_value("arcsec"), True
     centre_arcsec = list(galaxy_file.centre_arcsec)
     if files.centre_pixel is not None:
         if pixel is None:
@@ -196,7 +218,7 @@ def row_offsets(
     elif not any(centre_arcsec):
         _refuse_without_centre(files, galaxy_file, (x[0], y[0]), coordinates_arcsec)
     x_arcsec = _about_zero(coordinates_arcsec[0], 360 * 3600)
-    return x_arcsec - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]
+    return x_arcsec - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1], False
 
 
 def _refuse_without_centre(

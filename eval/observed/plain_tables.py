@@ -1,4 +1,4 @@
-"""Read tables that are not FITS: text, ECSV, VOTable and HDF5, whose images too. Nothing in a file is executed."""
+"""Read tables that are not FITS: text, ECSV, VOTable, HDF5, numpy; images of the last two, too. Nothing is executed."""
 
 import codecs
 import gzip
@@ -6,33 +6,41 @@ import io
 import re
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from astropy import units as astropy_units
 from astropy.io import votable
 from astropy.table import MaskedColumn, Table
 from astropy.table.serialize import represent_mixins_as_columns
 from astropy.utils.exceptions import AstropyWarning
 
 from kinmass.eval.observed.fits_units import read_unit
+from kinmass.eval.observed.text_heads import (
+    MOST_LINES_BEFORE,
+    first_row,
+    is_number,
+    is_of_maps,
+    with_one_line_of_names,
+    with_units_at_names,
+    without_frame,
+    words_of,
+)
 
 #: Suffixes of files that are read here, and the format in which astropy knows them.
 FORMATS = {
     ".ecsv": "ascii.ecsv", ".csv": "ascii", ".tsv": "ascii", ".txt": "ascii", ".dat": "ascii", ".asc": "ascii",
     ".tbl": "ascii", ".mrt": "ascii",
     ".vot": "votable", ".xml": "votable", ".votable": "votable", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5",
+    ".npz": "numpy", ".npy": "numpy",
 }  # fmt: skip
 #: How texts say that nothing was measured.
 _NOTHING = [
     (text, "nan")
     for text in ("", "--", "-", "N/A", "n/a", "NA", "null", "NULL", "INDEF", "...", "masked", "None", "none")
 ]
-
-#: So many lines of a text are looked at for its line of names.
-MOST_LINES_BEFORE = 200
 
 Columns = dict[str, tuple[np.ndarray, str | None]]
 
@@ -48,9 +56,13 @@ def _suffix(file: str | Path) -> str:
     return inner if path.suffix.lower() == ".gz" and FORMATS.get(inner) not in (None, "hdf5") else path.suffix.lower()
 
 
-def is_hdf5(file: str) -> bool:
-    """Whether a file is HDF5, by its suffix."""
-    return FORMATS.get(_suffix(file)) == "hdf5"
+def holds_arrays(file: str | Path) -> bool:
+    """Whether a file is HDF5 or numpy's, by its suffix: images may be in it as well as tables."""
+    return FORMATS.get(_suffix(file)) in ("hdf5", "numpy")
+
+
+def _is_numpy(path: Path) -> bool:
+    return FORMATS.get(_suffix(path)) == "numpy"
 
 
 def plain_tables(path: Path, part: str | None) -> dict[str, Columns]:
@@ -62,7 +74,9 @@ def plain_tables(path: Path, part: str | None) -> dict[str, Columns]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
-            if is_hdf5(str(path)):
+            if _is_numpy(path):
+                return _numpy_tables(path)
+            if holds_arrays(path):
                 return _hdf5_tables(path, part)
             tables = _tables(path, part)
     except Exception as error:  # each kind of file and of compression raises errors of its own
@@ -120,7 +134,7 @@ def _text_table(path: Path) -> Table:
     Where no line of names can be told, they are those of the last comment that has as many words as there are columns.
     Raises ValueError where two columns have one name, and where the line below the names is neither numbers nor units.
     """
-    lines = _with_units_at_names(_without_frame(_lines(path)))
+    lines = with_units_at_names(with_one_line_of_names(without_frame(_lines(path))))
     if (table := _vizier_table(lines)) is not None:
         return table
     line_of_units, units = _units_in(lines)
@@ -131,18 +145,6 @@ def _text_table(path: Path) -> Table:
     _refuse_twofold(lines, table.colnames)
     _refuse_words_below_names(table)
     return table
-
-
-def _without_frame(lines: list[str]) -> list[str]:
-    """Return the lines of a text without the bars that begin and end all of them, and without its lines of dashes.
-
-    So astropy's fixed_width, Markdown and databases write; the numbers of IPAC's tables have no bars.
-    """
-    kept = [line for line in lines if not re.fullmatch(r"[-:=|+\s]+", line)]
-    rows = [line.strip() for line in kept if line.strip() and not line.startswith("#")]
-    if not rows or not all(row.startswith("|") and row.endswith("|") for row in rows):
-        return lines
-    return [line if line.startswith("#") else line.strip()[1:-1].strip() for line in kept]
 
 
 def _named_table(path: Path, lines: list[str]) -> Table:
@@ -162,54 +164,18 @@ def _named_table(path: Path, lines: list[str]) -> Table:
     return table
 
 
-#: What stands between the numbers of a text; None for blanks.
-_BETWEEN = (",", ";", "\t", "|", None)
-
-
-def _words(line: str, between: str | None) -> list[str]:
-    return [word.strip(" \t\"'") for word in line.split(between)]
-
-
-def _first_row(lines: list[str]) -> tuple[int, int, str | None]:
-    """Return which line has a text's first numbers, how many columns that has, and what stands between them.
-
-    Where there is none, or there are fewer than three columns, the first line and no column.
-    """
-    for i, line in enumerate(lines[:MOST_LINES_BEFORE]):
-        for between in _BETWEEN:
-            n_columns = len(words := _words(line, between))
-            if not (line.startswith("#") or n_columns < 3 or sum(map(_is_number, words)) < 0.5 * n_columns):
-                return i, n_columns, between
-    return 0, 0, None
-
-
-def _with_units_at_names(lines: list[str]) -> list[str]:
-    """Return lines of which that of names has no blanks before the brackets of units: `# X [arcsec] V [km/s]`.
-
-    Such lines stand above the numbers and have as many words as these only then. What has commas or tabs between its
-    names, and is no comment, has no need of it.
-    """
-    i, n_columns, between = _first_row(lines)
-    joined = [re.sub(r"(?<=[^\s#\])]) +(?=[\[(][^\[\]()]*[\])])", "", line) for line in lines[:i]]
-    is_fitting = [
-        len(new.lstrip("#").split()) == n_columns and (between is None or line.startswith("#"))
-        for line, new in zip(lines, joined, strict=False)
-    ]
-    return [new if fits else line for line, new, fits in zip(lines, joined, is_fitting, strict=False)] + lines[i:]
-
-
 def _units_in(lines: list[str]) -> tuple[str | None, list[str | None]]:
     """Return the line above a text's numbers, a comment or not, that holds a unit for each column, and these units.
 
     One of them is of places or velocities: other words may be units by chance, as V and S are. (None, []) without.
     """
-    i, n_columns, between = _first_row(lines)
+    i, n_columns, between = first_row(lines)
     for above in lines[:i]:
         try:
-            units = [_unit_or_none(word) for word in _words(above.lstrip("#"), between)]
+            units = [_unit_or_none(word) for word in words_of(above.lstrip("#"), between)]
         except ValueError:
             continue
-        if len(units) == n_columns and any(map(_is_of_maps, units)):
+        if len(units) == n_columns and any(map(is_of_maps, units)):
             return above, units
     return None, []
 
@@ -222,8 +188,8 @@ def _refuse_words_below_names(table: Table) -> None:
         ["" if np.ma.is_masked(table[name][i]) else str(table[name][i]).strip() for name in table.colnames]
         for i in range(2)
     )
-    is_over_number = [bool(word) and _is_number(below) for word, below in zip(first, second, strict=True)]
-    if any(is_over_number) and not any(map(_is_number, first)):
+    is_over_number = [bool(word) and is_number(below) for word, below in zip(first, second, strict=True)]
+    if any(is_over_number) and not any(map(is_number, first)):
         raise ValueError(
             f"below the line of names stands {', '.join(first)}, which is neither numbers nor known units: leave that "
             "line out, or write units as astropy does, e.g. km/s"
@@ -233,15 +199,9 @@ def _refuse_words_below_names(table: Table) -> None:
 def _unit_or_none(text: str) -> str | None:
     """Return a unit as it stands in a text without brackets around all of it, None for none. Raises ValueError."""
     bare = match[1] if (match := re.fullmatch(r"[\[(]([^()\[\]]*)[\])]", text)) else text
-    if _is_number(bare):
+    if is_number(bare):
         raise ValueError(f"{bare} is a number")
     return bare if bare.strip("-. ") and read_unit(bare) else None
-
-
-def _is_of_maps(unit: str | None) -> bool:
-    """Whether a unit is one that places or velocities have."""
-    kinds = (astropy_units.arcsec, astropy_units.pix, astropy_units.kpc, astropy_units.km / astropy_units.s)
-    return unit is not None and any(read_unit(unit).unit.is_equivalent(kind) for kind in kinds)
 
 
 def _vizier_table(lines: list[str]) -> Table | None:
@@ -286,24 +246,16 @@ def _lines(path: Path) -> list[str]:
 
 
 def text_in(path: Path) -> dict[str, str]:
-    """Return the columns that hold something that is no number: {name: the first such text}; none of HDF5 files."""
-    if FORMATS.get(_suffix(path)) in ("hdf5", None):
+    """Return the columns that hold something that is no number: {name: the first such text}; none of arrays."""
+    if holds_arrays(path) or not is_plain_table(str(path)):
         return {}
     found = {}
     for table in _tables(path).values():
         for name in table.colnames:
             if len(table) and getattr(table[name], "dtype", np.dtype(float)).kind == "U":
-                texts = [str(text) for text in table[name] if not _is_number(str(text))]
+                texts = [str(text) for text in table[name] if not is_number(str(text))]
                 found[name] = texts[0] if texts else str(table[name][0])
     return found
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _columns(table: Table) -> Columns:
@@ -410,30 +362,66 @@ def _images(file: h5py.File) -> dict[str, h5py.Dataset]:
     return {d.name.lstrip("/"): d for d in _members(file, h5py.Dataset) if d.ndim >= 2 and d.dtype.kind in "fiub"}
 
 
-def hdf5_image_names(path: Path) -> list[str]:
-    """Return the names of the datasets of an HDF5 file that `hdf5_image` can read. Raises ValueError."""
+def image_names(path: Path) -> list[str]:
+    """Return the names of the arrays of a file that `image_in` can read. Raises ValueError."""
     try:
+        if _is_numpy(path):
+            return [name for name, values in _numpy_arrays(path).items() if values.ndim >= 2]
         with h5py.File(path) as file:
             return list(_images(file))
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error
-
-
-def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None, str]:
-    """Return a dataset of two or more dimensions, its unit and name. part may be left out where there is only one.
-
-    Raises ValueError for a file that cannot be read, or where there is no such dataset.
-    """
-    try:
-        with h5py.File(path) as file:
-            images = _images(file)
-            name = part.strip("/") if part else next(iter(images), "")
-            if name not in images or (part is None and len(images) > 1):
-                raise ValueError(
-                    f"{path.name}: say which image is meant, as FILE[DATASET]; there are {', '.join(images) or 'none'}"
-                )
-            return _values_of(images[name]), _unit_of(images[name]), name.encode("ascii", "replace").decode()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error
+
+
+def image_in(path: Path, part: str | None) -> tuple[np.ndarray, str | None, str]:
+    """Return an array of two or more dimensions of an HDF5 or a numpy file, its unit and name.
+
+    part, its name, may be left out where there is only one. Raises ValueError for a file that cannot be read, or where
+    there is no such array.
+    """
+    images = image_names(path)
+    name = part.strip("/") if part else next(iter(images), "")
+    if name not in images or (part is None and len(images) > 1):
+        raise ValueError(
+            f"{path.name}: say which image is meant, as FILE[DATASET]; there are {', '.join(images) or 'none'}"
+        )
+    own_name = name.encode("ascii", "replace").decode()
+    if _is_numpy(path):
+        return _numpy_arrays(path)[name], None, own_name
+    try:
+        with h5py.File(path) as file:
+            return _values_of(file[name]), _unit_of(file[name]), own_name
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error
+
+
+def _numpy_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of numbers of a numpy file (.npz, .npy) {name: values}; "" is that of .npy without fields.
+
+    Objects, which numpy would have to execute, are left out. Raises ValueError for a file that cannot be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    arrays = {}
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            loaded = {name: loaded[name] for name in loaded.dtype.names} if loaded.dtype.names else {"": loaded}
+        for name in loaded:
+            with suppress(ValueError):  # of objects
+                arrays[str(name)] = np.asarray(loaded[name])
+    except Exception as error:  # a damaged archive raises errors of zip's, too
+        raise ValueError(f"{path.name} cannot be read as numpy's ({' '.join(str(error).split())})") from error
+    return {name: values for name, values in arrays.items() if values.dtype.kind in "fiub"}
+
+
+def _numpy_tables(path: Path) -> dict[str, Columns]:
+    """Return arrays of one dimension as columns, a table for each length {rows in words: columns}."""
+    rows = {name: values for name, values in _numpy_arrays(path).items() if values.ndim == 1}
+    lengths = sorted({len(values) for values in rows.values()}, reverse=True)
+    return {
+        f"{length} rows": {name: (v.astype(float), None) for name, v in rows.items() if len(v) == length}
+        for length in lengths
+    }

@@ -22,7 +22,7 @@ from kinmass.eval.observed.sanity import (
     without_wild,
 )
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
-from kinmass.eval.observed.tracer_maps import IVARS, TracerMaps, bin_table_of, read_maps
+from kinmass.eval.observed.tracer_maps import IVARS, Places, TracerMaps, bin_table_of, read_maps
 from kinmass.gen.constants import LIGHT_KMS
 
 #: V of so much [km/s] in the median, of a galaxy that recedes faster than MAX_UNCORRECTED_KMS, is no c z: it is about a
@@ -47,6 +47,7 @@ class Tracer:
     redshifts: tuple[float, float] | None
     remarks: list[str]
     doubts: list[str]
+    places: Places
 
 
 def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tracer:
@@ -117,6 +118,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         redshifts,
         maps.remarks,
         maps.doubts,
+        maps.places,
     )
 
 

@@ -1,7 +1,8 @@
 """Read the maps of one tracer of an observed galaxy, of any unit and grid, as they stand in its files."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from astropy import units
@@ -32,7 +33,7 @@ from kinmass.eval.observed.grids import (
 )
 from kinmass.eval.observed.kinds import of_other_sense, refuse_other_kind, root_of_variance
 from kinmass.eval.observed.names import refuse_misnomers, refuse_one_map
-from kinmass.eval.observed.offsets import pixel_offsets, row_offsets, side_arcsec_of
+from kinmass.eval.observed.offsets import parts_of_pixel, pixel_offsets, row_offsets, side_arcsec_of
 from kinmass.eval.observed.redshifts import convention_in
 
 _MAPS = (
@@ -40,6 +41,10 @@ _MAPS = (
     "dispersion_ivar", "instrument_sigma",
 )  # fmt: skip
 IVARS, ERRORS = ("velocity_ivar", "dispersion_ivar"), ("velocity_error", "dispersion_error")
+
+
+#: What tells where pixels lie: coordinates on the sky, numbers of pixels, or offsets from the centre.
+Places = Literal["sky", "pixels", "offsets"]
 
 
 @dataclass
@@ -60,6 +65,7 @@ class TracerMaps:
     told_convention: tuple[str, str] | None = None  # of V, as its header has it, and the card
     doubts: list[str] = field(default_factory=list)
     called: dict[str, list[str]] = field(default_factory=dict)  # what the files of images call them {key: names}
+    places: Places = "offsets"
 
 
 def read_maps(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> TracerMaps:
@@ -249,6 +255,7 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     tracer = "gas" if files is galaxy_file.gas else "stars"
     doubts = _of_another_line(tracer, image_names, of_planes)
     grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
+    grids = _as_others_of_their_file(grids)
     units_of_files = {key: header.get("BUNIT") for key, (_, header) in values_and_headers.items()}
     if bin_table is not None:
         units_of_files |= {key: bin_table.columns[name][1] for key, name in bin_columns.items()}
@@ -259,20 +266,23 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     if "density" in images:
         density_grid = next((g for g in (grids["density"], *grids.values()) if g.wcs is not None), grids["density"])
         unit = files.density_unit or values_and_headers["density"][1].get("BUNIT")
-        side = (
-            side_arcsec_of(density_grid, files.pixel_arcsec)
-            if density_grid.wcs is None
-            else float(np.sqrt(np.prod(density_grid.sides_arcsec())))
-        )
+        pixel_arcsec = side_arcsec_of(density_grid, files.pixel_arcsec if density_grid.wcs is None else None)
         assert files.density is not None
-        density = read_density(files.density, images["density"], unit, side, galaxy_file.distance()[0])
+        density = read_density(files.density, images["density"], unit, pixel_arcsec, galaxy_file.distance()[0])
         images["density"] = density.value
     reference_key = "velocity" if "velocity" in images else "bin"
     methods: dict[str, Resampling] = {"bin": "nearest"}
     methods |= dict.fromkeys((key for key in images if key.startswith("mask")), "largest")
     values, grid, remarks = onto_one_grid(images, grids, reference_key, methods, files.one_grid)
     remarks += of_masks
+    if (parts := parts_of_pixel(grid)) != (1, 1):
+        wide, high = grid.sides_arcsec()
+        remarks.append(
+            f"Pixels of {grid.name} are {wide:.3g} x {high:.3g} arcsec: each is cut into {parts[1]} x {parts[0]} "
+            "parts, which are the pixels that are counted here."
+        )
     x, y, side = pixel_offsets(files, grid, galaxy_file)
+    values = {key: value.repeat(parts[0], 0).repeat(parts[1], 1) for key, value in values.items()}
     if bin_table is not None and bin_columns:
         row_of_spaxel = bin_table.row_of(values.pop("bin"))
         remarks += bin_table.remarks
@@ -280,8 +290,9 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
             value, unit = bin_table.at_spaxels(name, row_of_spaxel)
             values[key] = _in_kms(files, key, value, units_of_files)
             if key == "density":
+                pixel_arcsec = side_arcsec_of(grid, files.pixel_arcsec)
                 density = read_density(
-                    name, values[key], files.density_unit or unit, side, galaxy_file.distance()[0], bins=True
+                    name, values[key], files.density_unit or unit, pixel_arcsec, galaxy_file.distance()[0], bins=True
                 )
                 values[key] = density.value
     _errors_of_root(files, values, units_of_files)
@@ -292,7 +303,24 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     _merge_masks(values)
     convention = "optical" if is_frequency else None
     told = convention_in(values_and_headers["velocity"][1]) if "velocity" in values_and_headers else None
-    return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, told, doubts, called)
+    places: Places = "pixels" if grid.wcs is None else "sky"
+    return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, told, doubts, called, places)
+
+
+def _as_others_of_their_file(grids: dict[str, Grid]) -> dict[str, Grid]:
+    """Return grids of which those without a WCS have that of another image of their file with as many pixels (SAMI)."""
+    files = {key: grid.name.split("[")[0] for key, grid in grids.items()}
+    return {
+        key: next(
+            (
+                replace(grid, wcs=other.wcs)
+                for k, other in grids.items()
+                if grid.wcs is None and files[k] == files[key] and other.shape == grid.shape
+            ),
+            grid,
+        )
+        for key, grid in grids.items()
+    }
 
 
 def _names_in(header: fits.Header) -> list[str]:
@@ -394,7 +422,8 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         raise ValueError(
             f"{name}: no row has numbers for its place in {files.x} and {files.y}: are they the right ones?"
         )
-    x, y = row_offsets(files, galaxy_file, *((value[has_place], unit) for value, unit in places))
+    x, y, is_on_sky = row_offsets(files, galaxy_file, *((value[has_place], unit) for value, unit in places))
+    kind: Places = "sky" if is_on_sky else "offsets" if files.centre_pixel is None else "pixels"
     values = {key: value[has_place] for key, value in values.items()}
     doubts = list[str]()
     if files.rows == "bins":
@@ -412,7 +441,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
             )
         values["velocity"] = _without_doubles(name, x, y, side, values)
     if files.density is None:
-        return TracerMaps(values, x, y, side, _even(values), remarks, doubts=doubts)
+        return TracerMaps(values, x, y, side, _even(values), remarks, doubts=doubts, places=kind)
     unit, is_binned = (
         files.density_unit or table_columns[files.density][1],
         files.rows == "bins" or files.density in bin_columns,
@@ -423,7 +452,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     if pixel_arcsec is None and is_mass_per_pixel(density) and not (files.total_mass_msun or files.density_msun_kpc2):
         raise ValueError(f"density {files.density} is in {unit!r}: say pixel_arcsec, the side of a pixel, or its unit")
     values["density"] = density.value
-    return TracerMaps(values, x, y, side, density, remarks, doubts=doubts)
+    return TracerMaps(values, x, y, side, density, remarks, doubts=doubts, places=kind)
 
 
 def _centres_without_unit(files: TracerFiles, x_arcsec: np.ndarray, y_arcsec: np.ndarray) -> tuple[bool, str]:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from kinmass.gen.instruments.model import Instrument
+from kinmass.gen.suite import Suite
 from kinmass.gen.yamlfile import FileError, read_checked, read_text
 
 
@@ -58,3 +59,14 @@ def test_a_range_where_one_number_is_wanted_is_told_so(tmp_path, key):
     (tmp_path / "mine.yaml").write_text(f"name: mine\n{key}\n")
     with pytest.raises(FileError, match=r"must be one number, and no list or range, not \["):
         read_checked(tmp_path / "mine.yaml", Instrument)
+
+
+def test_a_file_of_another_kind_is_sent_to_its_command(tmp_path):
+    """`kinmass check GALAXY.yaml` named each of its keys as unknown."""
+    path = tmp_path / "a.yaml"
+    path.write_text("name: mine\nhalf_light_radius_arcsec: 3\ngas: {velocity: v.fits}\n")
+    with pytest.raises(FileError, match=r"a\.yaml: describes an observed galaxy, for `kinmass predict`; give it to"):
+        read_checked(path, Suite)
+    path.write_text("name: mine\nformat: swift\nsnapshots: snap.hdf5\n")
+    with pytest.raises(FileError, match=r"a\.yaml: describes a suite of simulated galaxies, for `kinmass check` and"):
+        read_checked(path, Instrument)

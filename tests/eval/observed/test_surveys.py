@@ -107,6 +107,36 @@ def test_images_of_an_hdf5_file(tmp_path):
     assert_refused(tmp_path, {"gas": {"table": "m.h5"} | KEYS}, r"m\.h5\[DATASET\], without table")
 
 
+@pytest.mark.parametrize("is_table", [True, False])
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_arrays_of_numpy(tmp_path, is_table, kind):
+    """As a script saves them; objects, which numpy would have to execute, are left alone."""
+    maps = rows() if is_table else MAPS
+    if kind == "npz":
+        np.savez(tmp_path / "m.npz", **maps, rows=np.arange(3), notes=np.array([{}]))
+    elif is_table:
+        np.save(tmp_path / "m.npy", Table(maps).as_array())
+    for name in maps if kind == "npy" and not is_table else ():
+        np.save(tmp_path / f"{name}.npy", maps[name])
+    keys = {key: f"m.npz[{name}]" if kind == "npz" else f"{name}.npy" for key, name in KEYS.items()} | IN_PIXELS
+    if is_table:
+        keys = {"table": f"m.{kind}", "xy_unit": "arcsec"} | KEYS
+    assert_same(described(tmp_path, {"gas": keys}).gas)
+
+
+def test_arrays_that_cannot_be_read_are_named(tmp_path):
+    np.save(tmp_path / "o.npy", np.array([{}, None]))
+    (tmp_path / "cut.npz").write_bytes(b"PK")
+    (tmp_path / "t.csv").write_text(csv_of(rows()))
+    for name, words in (
+        ("o.npy", "o.npy cannot be read as numpy's .Object"), ("cut.npz", "cut.npz cannot be read as numpy's"),
+        ("lost.npy", "lost.npy: no such file"), ("t.csv", "t.csv is no image: name it as `table`"),
+    ):  # fmt: skip
+        assert_refused(tmp_path, {"gas": IN_PIXELS | {"velocity": name}}, words)
+    for name in ("o.npy", "cut.npz", "lost.npz"):
+        assert_refused(tmp_path, {"gas": {"table": name} | KEYS}, f"{name} cannot be read as a table")
+
+
 @pytest.mark.parametrize("spelling", ["UNITS", "Unit", "BUNIT", "astropy_unit"])
 @pytest.mark.parametrize("is_table", [True, False])
 def test_attributes_of_hdf5_say_units_scales_and_blanks(tmp_path, is_table, spelling):
@@ -125,6 +155,86 @@ def test_attributes_of_hdf5_say_units_scales_and_blanks(tmp_path, is_table, spel
     with h5py.File(tmp_path / "m.h5", "a") as file:
         file["V"].attrs["scale_factor"] = "half"
     assert_refused(tmp_path, {"gas": keys}, "/V: its attribute scale_factor is no number; mend it or remove it")
+
+
+@pytest.mark.parametrize(("wide", "high", "parts"), [(1.35, 0.29, (2, 9)), (0.7, 1.0, (3, 2)), (1.02, 1.0, (1, 1))])
+def test_pixels_of_slices_are_no_squares(tmp_path, wide, high, parts):
+    """As of KCWI and WiFeS: parts of a pixel have its values, and its area together."""
+    shape = (int(16 / high), int(16 / wide))
+    iy, ix = np.indices(shape)
+    x, y = wide * (ix - shape[1] / 2 + 0.5), high * (iy - shape[0] / 2 + 0.5)
+    density = 1e6 * (5 + np.cos(0.3 * x + 0.2 * y))
+    header = with_cards(CDELT1=-wide / 3600, CDELT2=high / 3600, CRPIX1=shape[1] / 2 + 0.5, CRPIX2=shape[0] / 2 + 0.5)
+    for name, values, unit in (("V", 100 * np.tanh(x / 3) + y, "km/s"), ("D", density, "Msun/pix")):
+        header["BUNIT"] = unit
+        fits.PrimaryHDU(values, header).writeto(tmp_path / f"{name}.fits")
+    galaxy = described(
+        tmp_path, {"gas": {"velocity": "V.fits", "density": "D.fits"}}, centre_deg=list(CENTRE), distance_mpc=20.0
+    )
+    sky = galaxy.gas
+    assert len(sky.x_arcsec) == x.size * np.prod(parts)
+    assert sky.side_arcsec**2 * np.prod(parts) == pytest.approx(wide * high)
+    assert ("Pixels of V.fits are" in " ".join(galaxy.remarks)) == (parts != (1, 1))
+    # Which pixel each part lies in, +x to the east.
+    column = np.floor(-sky.x_arcsec / wide + shape[1] / 2).astype(int)
+    row = np.floor(sky.y_arcsec / high + shape[0] / 2).astype(int)
+    np.testing.assert_allclose(sky.velocity_kms, (100 * np.tanh(x / 3) + y)[row, column])
+    mass = sky.density.sum() * (sky.side_arcsec * 20 * np.pi / 648) ** 2
+    assert mass == pytest.approx(density.sum(), rel=1e-3)
+
+
+def test_images_of_one_file_lie_as_the_one_with_a_wcs(tmp_path):
+    """SAMI's maps have a WCS in the primary header alone."""
+    others = [fits.ImageHDU(values, name=name) for name, values in MAPS.items() if name != "V"]
+    fits.HDUList([fits.PrimaryHDU(MAPS["V"], sky_header()), *others]).writeto(tmp_path / "m.fits")
+    keys = {key: f"m.fits[{name}]" for key, name in KEYS.items()} | {"velocity": "m.fits"}
+    assert_same(described(tmp_path, {"gas": keys}, centre_deg=list(CENTRE)).gas, east=-1)
+    fits.PrimaryHDU(MAPS["D"]).writeto(tmp_path / "D.fits")
+    other = keys | {"density": "D.fits"}
+    assert_refused(tmp_path, {"gas": other}, "D.fits has no celestial coordinates", centre_deg=list(CENTRE))
+
+
+def test_east_is_on_one_side_for_both_tracers(tmp_path):
+    """Beside a map on the sky, one in pixels is taken to be drawn as it, and offsets to grow to the east."""
+    images(tmp_path, sky_header())
+    gas = {key: f"{name}.fits" for key, name in KEYS.items()}
+    for name, values in MAPS.items():
+        fits.PrimaryHDU(values).writeto(tmp_path / f"n{name}.fits")
+    stars = {key: f"n{name}.fits" for key, name in KEYS.items()} | IN_PIXELS
+    galaxy = described(tmp_path, {"gas": gas, "stars": stars}, centre_deg=list(CENTRE))
+    for sky in galaxy.maps().values():
+        assert_same(sky, east=-1)
+    assert not galaxy.remarks_on["gas"]
+    assert "East was taken to be on the left of the stars" in " ".join(galaxy.remarks_on["stars"])
+    Table(rows()).write(tmp_path / "t.fits")
+    in_table = {"table": "t.fits", "xy_unit": "arcsec"} | KEYS
+    galaxy = described(tmp_path, {"gas": in_table, "stars": stars})
+    assert_same(galaxy.gas)
+    assert_same(galaxy.stars, east=-1)
+    assert "x of the gas, offsets from the centre, was taken to grow to the east" in " ".join(galaxy.remarks_on["gas"])
+    for alone in ({"gas": in_table}, {"stars": stars}):
+        galaxy = described(tmp_path, alone)
+        assert_same(next(iter(galaxy.maps().values())))
+        assert "east" not in " ".join(galaxy.remarks).lower()
+
+
+def test_a_header_that_turns_its_pixels_twice(tmp_path):
+    """CD and PC may say the same, as where one was made from the other; else programs differ on what counts."""
+    scale, turned = SIDE / 3600, {"CDELT1": 1.0, "CDELT2": 1.0}
+    cd = {"CD1_1": -scale, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": scale}
+    pc = {key.replace("CD", "PC"): value for key, value in cd.items()}
+    assert_same(images(tmp_path, with_cards(**cd, **pc, **turned)).gas, east=-1)
+    assert_same(images(tmp_path, with_cards(**cd, PC1_1=1.0)).gas, east=-1)
+    for wrong in ({"PC1_1": 1.0} | turned, {"PC1_2": 0.3}, {"PC2_2": -1.0}):
+        with pytest.raises(ValueError, match=r"turns and scales the pixels twice, by CD1_1 = -0\.000222"):
+            images(tmp_path, with_cards(**cd, **wrong))
+
+
+def test_a_unit_that_is_no_text(tmp_path):
+    """A card BUNIT without a value, and one that is a number."""
+    assert_same(images(tmp_path, fits.Header([*sky_header().cards, fits.Card.fromstring("BUNIT   =")])).gas, east=-1)
+    with pytest.raises(ValueError, match=r"V\.fits is in '2\.5', which is no velocity"):
+        images(tmp_path, with_cards(BUNIT=2.5))
 
 
 def test_planes_along_the_last_axis_are_not_cut_across(tmp_path):
@@ -727,6 +837,33 @@ def test_a_column_is_named_without_the_unit_in_brackets_after_it(tmp_path, begin
     assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS | whole}).gas)
 
 
+@pytest.mark.parametrize(
+    "line", ["# column {}: {} [{}]", "# ({}) {}  of the galaxy ({})", "#{} {}  some words in {}", "% Col {} = {}, {}",
+             "!  {} - {}: what it is [{}]", "# {}: {} {}"],
+)  # fmt: skip
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_comment_for_each_column_names_it(tmp_path, line, first):
+    """Columns were col1 to col7, and places in arcmin would have been taken for arcsec."""
+    units = {"X": "arcmin", "Y": "arcmin", "V": "m/s", "D": "-", "E": "km s-1" if "[" in line else "km/s"}
+    table = rows(X=X[SEEN] / 60, Y=Y[SEEN] / 60, V=1e3 * MAPS["V"][SEEN])
+    head = [line.format(first + i, name, units.get(name, "km/s")) for i, name in enumerate(table)]
+    text = csv_of(table).replace(",", " ").split("\n", 1)[1]
+    comments = [head[0][0] + " my maps of V in some galaxy", *head, head[0][0] + " 77 rows"]
+    (tmp_path / "t.txt").write_text("\n".join([*comments, text]))
+    assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
+
+
+@pytest.mark.parametrize(
+    ("begin", "between"), [("#", ", "), ("% ", " "), ("! ", " | "), ("; ", ", "), ("// ", " "), ("## ", " ")]
+)
+def test_a_comment_with_the_names_begins_and_parts_them_in_any_way(tmp_path, begin, between):
+    for blank in ("", " "):
+        called = [f"{name}{blank}(m/s)" if name == "V" else name for name in rows()]
+        text = csv_of(rows(V=1e3 * MAPS["V"][SEEN])).replace(",", " ").split("\n", 1)[1]
+        (tmp_path / "t.dat").write_text(f"{begin}by me, in 2026\n{begin}{between.join(called)}\n{text}")
+        assert_same(described(tmp_path, {"gas": {"table": "t.dat", "xy_unit": "arcsec"} | KEYS}).gas)
+
+
 def test_a_name_that_two_columns_have_with_their_units_is_neither(tmp_path):
     (tmp_path / "t.csv").write_text(csv_of(rows() | {"W [km/s]": MAPS["V"][SEEN], "W [m/s]": 1e3 * MAPS["V"][SEEN]}))
     assert_refused(tmp_path, {"gas": {"table": "t.csv"} | KEYS | {"velocity": "W"}}, "no column W; there are .*W .km/s")
@@ -771,7 +908,8 @@ def test_a_line_below_the_names_that_is_no_units_is_named(tmp_path, words):
 
 
 def test_comments_of_as_many_words_are_no_units(tmp_path):
-    for comment in ("a b c d e f g", "1 2 3 4 5 6 7", "my maps of V in some galaxy", "S V A g K J s"):
+    comments = ("a b c d e f g", "1 2 3 4 5 6 7", "my maps of V in some galaxy", "S V A g K J s", "1 galaxy", "77 rows")
+    for comment in comments:
         (tmp_path / "t.txt").write_text(f"# {comment}\n" + csv_of(rows()).replace(",", " "))
         assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
 
@@ -860,7 +998,7 @@ def test_values_with_units_are_refused_with_what_to_write(tmp_path, keys, words)
 # ---- what files and their makers' habits leave open
 
 
-@pytest.mark.parametrize("kind", ["fits", "cube", "hdf5", "table", "bins"])
+@pytest.mark.parametrize("kind", ["fits", "cube", "hdf5", "hdf5 table", "table", "bins"])
 def test_an_instruments_width_beside_a_dispersion_is_not_forgotten(tmp_path, kind):
     """As MaNGA's STELLAR_SIGMACORR and EMLINE_INSTSIGMA, or PHANGS' HA6562_SIGMA_CORR; that of another map is none."""
 
@@ -883,6 +1021,10 @@ def test_an_instruments_width_beside_a_dispersion_is_not_forgotten(tmp_path, kin
                 for name, values in maps.items():
                     file[f"gas/{name}"] = values
             files, place = IN_PIXELS, "m.h5[gas/{}]"
+        elif kind == "hdf5 table":
+            columns = {name: values[SEEN] for name, values in maps.items()} | {"X": X[SEEN], "Y": Y[SEEN]}
+            Table(columns).write(tmp_path / "t.h5", path="maps", overwrite=True)
+            files, place = {"table": "t.h5", "xy_unit": "arcsec"}, "{}"
         else:
             numbers = {"BIN_ID": np.arange(np.count_nonzero(SEEN))}
             columns = {name: values[SEEN] for name, values in maps.items()} | numbers

@@ -316,7 +316,7 @@ def test_a_dry_run_shows_the_script_and_queues_nothing(map_store, tmp_path, caps
         "cpus-per-task=4", "mem=64G", "exclusive", "array=0-19%20", "requeue", "signal=USR2@120",
     }  # fmt: skip
     assert "wckey" not in printed
-    assert "module load cuda\n" in printed
+    assert "\nexport SLURM_EXPORT_ENV=ALL\nmodule load cuda\n" in printed
     assert re.search(r"^srun .*--kill-on-bad-exit=1 .*/shared/python -u -m submitit", printed, re.MULTILINE)
     for i in range(5):
         assert str(tmp_path / "runs" / "both-on-quiet" / f"member-{i}") in printed

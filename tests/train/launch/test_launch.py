@@ -521,6 +521,31 @@ def test_a_campaign_that_is_given_inside_a_job_is_queued_all_the_same(tmp_path, 
     assert (tmp_path / "sbatch.env").read_text() == 2 * "SLURM_CONF=/etc/slurm.conf\n"
 
 
+@pytest.mark.parametrize("options", [["--array=gas"], ["--array", "gas"], ["--tracer", "gas"], ["--tracer=gas"]])
+def test_a_campaign_trains_what_it_is_told_to(tmp_path, monkeypatch, options):
+    """`--array=gas` had all three trained; a tracer was refused once galaxies were being mapped."""
+    python = 'case "$*" in *--plan) echo room for 12 galaxies, 0 of them done;; esac'
+    log = commands(tmp_path, monkeypatch, python=python, squeue="", sbatch="echo 100")
+    (tmp_path / "site.env").write_text(f"PYTHON={tmp_path / 'python'}\n")
+    env = os.environ | {"KINMASS_SITE": str(tmp_path / "site.env")}
+    line = ["slurm/campaign.sh", tmp_path / "out", tmp_path / "a.yaml", "--", *options]
+    subprocess.run(line, cwd=ROOT, env=env, capture_output=True, check=True)
+    (launch,) = [words for words in log.read_text().splitlines() if " launch " in words]
+    assert launch.endswith(f"--after 100 {' '.join(options)}")
+
+
+def test_a_site_file_that_is_not_there_is_no_site_without_settings(tmp_path, monkeypatch):
+    """Jobs were queued without its account and modules; `kinmass launch` refuses it."""
+    log = commands(tmp_path, monkeypatch, squeue="", sbatch="echo 100")
+    env = os.environ | {"KINMASS_SITE": "mine.env"}
+    for script in ("generate", "evaluate", "campaign"):
+        line = [f"slurm/{script}.sh", tmp_path / "out", tmp_path / "a.yaml"]
+        done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "there is no mine.env in " in done.stderr
+    assert not log.read_text()
+
+
 def test_users_and_machines_that_the_system_does_not_name(monkeypatch):
     """As in a container that is given a user's number alone, or one of gVisor."""
     asked = []

@@ -38,7 +38,7 @@ class _Repeatable(argparse._StoreAction):
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         """Store the values, after those that are there."""
-        before = getattr(namespace, self.dest, None)
+        before: Any = getattr(namespace, self.dest, None)
         if self.option_strings and before is not self.default:
             if self.nargs == "+":
                 values = [*before, *values]

@@ -30,11 +30,29 @@ def imports_as_here() -> dict[str, str]:
     return {} if {"", os.getcwd()} & set(sys.path) else {"PYTHONSAFEPATH": "1"}
 
 
+class _Repeatable(argparse._StoreAction):
+    """Stores an option; one of several values that is given twice has those of both, where the last alone would count.
+
+    `--suites a --suites b` would train, or test, on b without a word.
+    """
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        """Store the values, after those that are there."""
+        before: Any = getattr(namespace, self.dest, None)
+        if self.option_strings and before is not self.default:
+            if self.nargs == "+":
+                values = [*before, *values]
+            elif self.dest == "suites":
+                values = f"{before},{values}"
+        setattr(namespace, self.dest, values)
+
+
 def add_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     """Add a command to what add_subparsers gives; its summary stands in the list of all and above its own --help."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
     )
+    parser.register("action", None, _Repeatable)
     return parser
 
 

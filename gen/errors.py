@@ -48,8 +48,12 @@ def sentence(error: BaseException) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """An exception as text for a log: the message alone if it is for the user, otherwise with type and traceback."""
-    return sentence(error) if is_user_error(error) else "".join(traceback.format_exception(error)).rstrip()
+    """An exception as text for a log: the message alone if it is for the user, otherwise with type and traceback.
+
+    What a file system refuses is for the user, too.
+    """
+    is_expected = is_user_error(error) or isinstance(error, OSError)
+    return sentence(error) if is_expected else "".join(traceback.format_exception(error)).rstrip()
 
 
 #: What a shell shows of Ctrl-C.

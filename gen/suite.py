@@ -371,5 +371,5 @@ def load_suite(path: Path, root: Path | None = None) -> Suite:
         suite = read_checked(path, Suite)
     except ValueError as error:
         raise SuiteError(str(error)) from error
-    root = root or path.resolve().parent / suite.root.expanduser()
+    root = root or path.resolve().parent / os.path.expanduser(suite.root)  # `~nobody` stays as it is
     return suite.model_copy(update={"root": root})

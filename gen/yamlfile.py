@@ -1,7 +1,7 @@
 """Reading of a YAML file into a checked pydantic model; errors name the wrong keys."""
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -65,7 +65,12 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 def read_text(text: str) -> Any:
     """Return what a text in YAML says, without running any code in it. Raises YAMLError where it is none."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("brackets or blanks nested hundreds deep") from error
+    except (ValueError, LookupError, AttributeError) as error:  # as of `!!int many` and `!!bool perhaps`
+        raise yaml.YAMLError(f"a value that is not what its tag (!!) says: {error}") from error
 
 
 #: Keys that files of one kind alone have, and what these describe, for which command.
@@ -91,11 +96,27 @@ def read_checked(path: Path, model: type[Model]) -> Model:
         )
     try:
         # A key without a value, as of a section in which every line is commented out, is as good as none.
-        return model(**{str(key): value for key, value in content.items() if value is not None})
+        read = model(**{str(key): value for key, value in content.items() if value is not None})
     except ValidationError as error:
         if kinds := [kind for key, kind in _KINDS.items() if key in content and key not in model.model_fields]:
             raise FileError(f"{path}: describes {kinds[0]}; give it to that command") from error
         raise FileError("\n".join(_sentence(path, model, problem) for problem in error.errors())) from error
+    if truths := list(_truths_as_numbers(content, read)):
+        raise FileError("\n".join(f"{path}: `{key}`: must be a number, not {value}" for key, value in truths))
+    return read
+
+
+def _truths_as_numbers(content: Any, read: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the key of each `true` and `false` of a file that pydantic has taken for 1 and 0, and the word itself."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            inner = read.get(name) if isinstance(read, dict) else getattr(read, str(name), None)
+            yield from _truths_as_numbers(value, inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(content, list) and isinstance(read, list | tuple):
+        for value, inner in zip(content, read, strict=False):
+            yield from _truths_as_numbers(value, inner, key)
+    elif isinstance(content, bool) and isinstance(read, int | float) and not isinstance(read, bool):
+        yield key, str(content).lower()
 
 
 def _problem(error: yaml.YAMLError) -> str:

@@ -2,8 +2,8 @@
 # The whole experiment from a login node: maps, then training, then evaluation, each when the one before has ended well.
 #   slurm/campaign.sh OUT SUITE.yaml... [-- options of `kinmass launch`]
 #   slurm/campaign.sh /scratch/me/first nihao.yaml tng.yaml -- --nodes 2 --gpus-per-node 4 --time 8h
-# Trains gas, stars and both on all suites unless --array says otherwise. Everything is in OUT: maps.zarr, runs/,
-# results/report.html, logs. Prints the jobs and returns. Given again it leaves alone what is done or under way
+# Trains gas, stars and both on all suites unless --array or --tracer says otherwise. Everything is in OUT: maps.zarr,
+# runs/, results/report.html, logs. Prints the jobs and returns. Given again it leaves alone what is done or under way
 # and queues the rest. Site settings, and the size of the jobs, come from slurm/site.env (slurm/site.example.env).
 set -euo pipefail
 [[ $# -ge 2 && $1 != -* ]] || { sed -n '2,7s/^# \?//p' "$0" >&2; exit 2; }
@@ -13,7 +13,7 @@ while [[ $# -gt 0 && $1 != -- ]]; do suites+=("$(realpath -m "$1")"); shift; don
 training=("${@:2}")
 cd "$(dirname "$0")/.."
 source slurm/site.sh
-[[ " ${training[*]} " == *" --array "* ]] || training+=(--array "gas,stars,both")
+[[ " ${training[*]} " == *" --"@(array|tracer)[\ =]* ]] || training+=(--array "gas,stars,both")
 needs_slurm
 # Given inside a job, as where login nodes are not for --plan, it queues all the same: jobs without that one's variables.
 for name in "${!SLURM_@}" "${!PMI_@}" "${!PMIX_@}"; do [[ $name == SLURM_CONF* ]] || unset "$name"; done

@@ -53,6 +53,8 @@ queue_again() {
 }
 trap queue_again USR1
 
+# Where sbatch's --export=NONE holds, srun would start ranks without what SETUP and this script set, too.
+export SLURM_EXPORT_ENV=ALL
 # One thread per rank, because ranks share the work. Archives are only read and need no HDF5 locks.
 export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 HDF5_USE_FILE_LOCKING=FALSE
 # A rank that dies, as for want of memory, ends the job: srun would let the others wait for it until the time limit. Not at

@@ -2,6 +2,7 @@
 # Sourced by the job scripts: the site's settings, a Python, and how a script queues itself.
 site=${KINMASS_SITE:-slurm/site.env}
 [[ -e slurm/site.sh ]] || { echo "$0: submit it from kinmass's own folder, not from $PWD" >&2; exit 2; }
+[[ -e $site || -z ${KINMASS_SITE:-} ]] || { echo "$0: there is no $site in $PWD: give KINMASS_SITE whole" >&2; exit 2; }
 if [[ -e $site ]]; then source "$site"; fi
 python=("$PWD/.venv/bin/python")
 [[ -z ${PYTHON:-} ]] || read -ra python <<<"$PYTHON"

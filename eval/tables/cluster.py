@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
@@ -17,13 +18,14 @@ import dask
 import torch
 from dask.distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed
 from dask.system import CPU_COUNT
+from distributed.core import Status
 from distributed.utils import get_mp_context
 
 from kinmass.gen.bars import progress_bar
 from kinmass.gen.command import imports_as_here
 from kinmass.train.allotted import slurm_cores
 from kinmass.train.launch.commands import refuse_without_slurm
-from kinmass.train.launch.resources import sbatch_extra
+from kinmass.train.launch.resources import LaunchError, sbatch_extra
 
 T = TypeVar("T")
 #: How many results one worker adds up at a time. Partial sums stay on the workers; only the total is sent back.
@@ -67,7 +69,10 @@ def _slurm_cluster(settings: Cluster) -> Any:
     refuse_without_slurm()
     site, gpus = settings.site, settings.gpus
     directives = [f"--{key.lower()}={site[key]}" for key in ("QOS", "CONSTRAINT", "WCKEY") if site.get(key)]
-    directives += [f"--{name}" if value is True else f"--{name}={value}" for name, value in sbatch_extra(site).items()]
+    logs = shlex.quote(f"{settings.logs}/dask-worker-%J")
+    directives += [f"--error={logs}.err", f"--output={logs}.out"]
+    for name, value in sbatch_extra(site).items():
+        directives.append(f"--{name}" if value is True else f"--{name}={shlex.quote(str(value))}")
     minutes = max(1, round(60 * settings.hours))
     if gpus:
         directives.append(f"--gres={site['GPU_GRES']}:{gpus}" if site.get("GPU_GRES") else f"--gpus-per-node={gpus}")
@@ -83,12 +88,38 @@ def _slurm_cluster(settings: Cluster) -> Any:
             *[f"export {name}={value}" for name, value in KEEP_MEMORY.items()],
         ],
         job_extra_directives=directives,
-        python=site.get("PYTHON") or sys.executable,
+        python=site.get("PYTHON") or shlex.quote(sys.executable),
         log_directory=str(settings.logs),
+        job_directives_skip=["#SBATCH -e ", "#SBATCH -o "],  # which are not quoted
     )
+    _submit_one(cluster)
     jobs = settings.workers or 4
     cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # submits a new job when one is lost
     return cluster
+
+
+def _submit_one(cluster: Any) -> None:
+    """Submit a first job; close the cluster and raise LaunchError with what sbatch says where it refuses.
+
+    The refusals of later ones are only logged: no job would ever come, and who waits for tasks would wait for ever.
+    """
+    cluster.worker_spec.update(cluster.new_worker_spec())
+
+    async def submitted() -> None:
+        """Wait until the job is in the queue."""
+        await cluster
+
+    try:
+        cluster.sync(submitted)
+    except RuntimeError as error:
+        for job in cluster.workers.values():
+            job.status = Status.failed  # which dask-jobqueue forgets, and closing asks for it
+        cluster.close()
+        reasons = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines() if "sbatch: error:" in line]
+        raise LaunchError(
+            f"sbatch refused the job ({'; '.join(reasons) or error}): correct the site file, or --memory, --hours and "
+            "--gpus"
+        ) from error
 
 
 class OneGpu(WorkerPlugin):
@@ -123,6 +154,15 @@ def _fork_workers() -> None:
     get_mp_context().set_forkserver_preload(["distributed", "kinmass.eval.tables.compare"])
 
 
+def _require_home() -> None:
+    """Give this process and its workers a home folder where there is none, as in containers under a number of no user.
+
+    Bokeh, which Dask's dashboard loads, ends with an error without one.
+    """
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = tempfile.gettempdir()
+
+
 @contextlib.contextmanager
 def connected(settings: Cluster) -> Iterator[Client]:
     """Give a Dask client of the cluster; the cluster is shut down at the end, unless it was running before.
@@ -139,6 +179,7 @@ def connected(settings: Cluster) -> Iterator[Client]:
         with client:
             yield client
         return
+    _require_home()
     gpus = visible_gpus() if settings.where == "local" else []
     if settings.where == "slurm":
         cluster = _slurm_cluster(settings)

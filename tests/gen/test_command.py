@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +51,20 @@ def test_processes_import_from_the_working_folder_only_where_the_command_does(tm
     assert subprocess.run(line, env=os.environ | imports_as_here(), capture_output=True, check=False).returncode == 0
     monkeypatch.syspath_prepend(tmp_path)  # as of `python -m kinmass`
     assert imports_as_here() == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("tables r --store s --out o --suites quiet --suites=bursty,middle", "suites", "quiet,bursty,middle"),
+        ("mock --out o --suites quiet --suites grid", "suites", "quiet,grid"),
+        ("fit --store s --out o --tracer gas --suites a --suites b --suites c", "suites", "a,b,c"),
+        ("predict a.yaml --inside-kpc 1 2 --inside-kpc 5", "inside_kpc", [1.0, 2.0, 5.0]),
+        ("gallery s --runs a --runs b", "runs", [Path("a"), Path("b")]),
+        ("fit --store s --out o --tracer gas --seed 1 --seed 2", "seed", 2),
+        ("gallery s", "runs", []),
+    ],
+)
+def test_an_option_of_several_values_may_be_given_twice(line, name, value):
+    """The last one counted: a network was trained on one of two suites."""
+    assert getattr(project.parser()[0].parse_args(line.split()), name) == value

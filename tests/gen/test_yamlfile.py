@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from kinmass.gen.instruments.model import Instrument
-from kinmass.gen.suite import Suite
+from kinmass.gen.suite import Suite, SuiteError, load_suite
 from kinmass.gen.yamlfile import FileError, read_checked, read_text
 
 
@@ -70,3 +70,39 @@ def test_a_file_of_another_kind_is_sent_to_its_command(tmp_path):
     path.write_text("name: mine\nformat: swift\nsnapshots: snap.hdf5\n")
     with pytest.raises(FileError, match=r"a\.yaml: describes a suite of simulated galaxies, for `kinmass check` and"):
         read_checked(path, Instrument)
+
+
+@pytest.mark.parametrize("words", ["rebin: true", "field_of_view_re: [false, 4]", "stars: {density_dex: true}"])
+def test_a_truth_is_no_number(tmp_path, words):
+    """`true` was 1 and `false` 0: an aperture of 1 kpc, a distance of 1 Mpc."""
+    (tmp_path / "mine.yaml").write_text(f"name: mine\n{words}\n")
+    with pytest.raises(FileError, match=r"`[a-z_.]+`: must be "):
+        read_checked(tmp_path / "mine.yaml", Instrument)
+
+
+def test_a_truth_in_a_suite_file_is_no_number(tmp_path):
+    text = (
+        "name: a\nformat: gadget\nsnapshots: 'a*'\naperture: {kpc: true}\nselection: {stellar_mass_msun: [false, 1e12]}"
+    )
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(FileError) as error:
+        read_checked(tmp_path / "a.yaml", Suite)
+    assert str(error.value).count("must be a number, not") == 2, error.value
+
+
+@pytest.mark.parametrize(
+    "words", ["!!int many", "!!bool perhaps", "!!timestamp 2001-13-45", "!!timestamp now", "[" * 3000]
+)
+def test_values_that_no_reader_knows_are_a_sentence(tmp_path, words):
+    (tmp_path / "mine.yaml").write_text(f"name: {words}\n")
+    with pytest.raises(FileError, match=r"mine\.yaml: not valid YAML \((a value that is not|brackets)"):
+        read_checked(tmp_path / "mine.yaml", Instrument)
+
+
+def test_a_root_in_the_home_of_nobody_is_no_traceback(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "name: a\nformat: gadget\nsnapshots: 'a*'\naperture: {kpc: 9}\nroot: ~no-one/data\n"
+    )
+    suite = load_suite(tmp_path / "a.yaml")
+    with pytest.raises(SuiteError, match="~no-one/data"):
+        suite.snapshot_paths()

@@ -38,7 +38,11 @@ def sbatch_parameters(resources: Resources, n_jobs: int) -> dict[str, Any]:
         "constraint": site.get("CONSTRAINT"), "wckey": site.get("WCKEY"),
         "signal_delay_s": signal_delay_s(limit_s), "stderr_to_stdout": True,
         "array_parallelism": resources.at_once or n_jobs,
-        "setup": [*filter(None, [site.get("SETUP")]), f"export OMP_NUM_THREADS={resources.cpus}"],
+        # Where sbatch's --export=NONE holds, srun would start processes without what SETUP and submitit set, too.
+        "setup": [
+            "export SLURM_EXPORT_ENV=ALL", *filter(None, [site.get("SETUP")]),
+            f"export OMP_NUM_THREADS={resources.cpus}",
+        ],
         # srun does not inherit --cpus-per-task from sbatch. When one process fails, all are ended.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={resources.cpus}"],
         # On hold until its folder and record are written; queued again after preemption or a node's failure.

@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -239,19 +240,42 @@ def test_jobs_of_dask_have_every_setting_of_the_site(tmp_path, monkeypatch):
     for name in ("scancel", "squeue"):
         shutil.copy("/bin/true", tmp_path / name)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    site = {"SBATCH_EXTRA": "--exclusive --mail-type=END", "PARTITION": "cpu", "GPU_PARTITION": "gpu", "QOS": "low"}
-    with connected(Cluster("slurm", 1, gpus=1, logs=tmp_path, site=site)):
-        wait_until = time.monotonic() + 60
-        while not (tmp_path / "script").exists() and time.monotonic() < wait_until:
-            time.sleep(0.1)
+    site = {"SBATCH_EXTRA": "--exclusive --comment='my maps'", "PARTITION": "cpu", "GPU_PARTITION": "gpu", "QOS": "low"}
+    monkeypatch.setattr("sys.executable", "/my python/python")
+    with connected(Cluster("slurm", 1, gpus=1, logs=tmp_path / "my logs", site=site)):
+        pass
     script = (tmp_path / "script").read_text()
-    for directive in ("--exclusive", "--mail-type=END", "-p gpu", "--qos=low", "--gpus-per-node=1"):
+    output = f"--output='{tmp_path}/my logs/dask-worker-%J'.out"
+    for directive in ("--exclusive", "--comment='my maps'", "-p gpu", "--qos=low", "--gpus-per-node=1", output):
         assert f"#SBATCH {directive}\n" in script
+    assert "\n'/my python/python' -m distributed" in script
+    assert "#SBATCH -o" not in script
     with (
         pytest.raises(ValueError, match="'64G' is no option of sbatch"),
         connected(Cluster("slurm", 1, site={"SBATCH_EXTRA": "--mem 64G"})),
     ):
         pass
+
+
+def test_a_job_of_dask_that_sbatch_refuses_ends_the_command(tmp_path, monkeypatch):
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho sbatch: error: invalid partition specified: nope >&2\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    for name in ("scancel", "squeue"):
+        shutil.copy("/bin/true", tmp_path / name)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with (
+        pytest.raises(ValueError, match=r"sbatch refused the job \(invalid partition specified: nope\): correct"),
+        connected(Cluster("slurm", 2, logs=tmp_path / "logs", site={"PARTITION": "nope"})),
+    ):
+        pass
+
+
+def test_workers_have_a_home_where_the_user_has_none(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 5)  # of nobody
+    with pytest.raises(ValueError, match="unknown cluster"), connected(Cluster("pbs")):
+        pass
+    assert Path.home() == Path(tempfile.gettempdir())  # what bokeh asks for
 
 
 def test_a_running_scheduler_serves_too_and_its_errors_are_ours(runs, map_store, results):

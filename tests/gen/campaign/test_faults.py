@@ -1,6 +1,7 @@
 """Faults, really done: killed processes, flipped bits, full disks, read-only archives, mutated files."""
 
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -24,7 +25,7 @@ from conftest import MPIEXEC, ROOT, command, tree
 from zarr.core.buffer import Buffer
 
 from kinmass.gen.__main__ import main
-from kinmass.gen.campaign import failures, worker
+from kinmass.gen.campaign import failures, parallel, worker
 from kinmass.gen.campaign import listing as listings
 from kinmass.gen.campaign import plan as plans
 from kinmass.gen.campaign.maps import _peak_mb, generate
@@ -509,6 +510,14 @@ sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "
     assert done.returncode == 1
     assert "ValueError: operands could not be broadcast" in done.stderr
     assert "in broken" in done.stderr
+
+
+def test_a_disk_that_fails_is_a_sentence_from_any_rank(capsys, monkeypatch):
+    monkeypatch.setattr(parallel, "abort", lambda: None)
+    with parallel._ending_all():
+        raise OSError(errno.EIO, "Input/output error", "maps.zarr/box/status/c.0")
+    printed = capsys.readouterr().err
+    assert printed == "rank 0: [Errno 5] Input/output error: 'maps.zarr/box/status/c.0'\n"
 
 
 @pytest.mark.parametrize(

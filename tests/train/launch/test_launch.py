@@ -316,7 +316,7 @@ def test_a_dry_run_shows_the_script_and_queues_nothing(map_store, tmp_path, caps
         "cpus-per-task=4", "mem=64G", "exclusive", "array=0-19%20", "requeue", "signal=USR2@120",
     }  # fmt: skip
     assert "wckey" not in printed
-    assert "module load cuda\n" in printed
+    assert "\nexport SLURM_EXPORT_ENV=ALL\nmodule load cuda\n" in printed
     assert re.search(r"^srun .*--kill-on-bad-exit=1 .*/shared/python -u -m submitit", printed, re.MULTILINE)
     for i in range(5):
         assert str(tmp_path / "runs" / "both-on-quiet" / f"member-{i}") in printed
@@ -519,6 +519,31 @@ def test_a_campaign_that_is_given_inside_a_job_is_queued_all_the_same(tmp_path, 
     assert [re.search(r"slurm/\w+\.sh", words)[0] for words in jobs] == ["slurm/generate.sh", "slurm/evaluate.sh"]
     assert "--dependency=afterok:100:101" in jobs[1]
     assert (tmp_path / "sbatch.env").read_text() == 2 * "SLURM_CONF=/etc/slurm.conf\n"
+
+
+@pytest.mark.parametrize("options", [["--array=gas"], ["--array", "gas"], ["--tracer", "gas"], ["--tracer=gas"]])
+def test_a_campaign_trains_what_it_is_told_to(tmp_path, monkeypatch, options):
+    """`--array=gas` had all three trained; a tracer was refused once galaxies were being mapped."""
+    python = 'case "$*" in *--plan) echo room for 12 galaxies, 0 of them done;; esac'
+    log = commands(tmp_path, monkeypatch, python=python, squeue="", sbatch="echo 100")
+    (tmp_path / "site.env").write_text(f"PYTHON={tmp_path / 'python'}\n")
+    env = os.environ | {"KINMASS_SITE": str(tmp_path / "site.env")}
+    line = ["slurm/campaign.sh", tmp_path / "out", tmp_path / "a.yaml", "--", *options]
+    subprocess.run(line, cwd=ROOT, env=env, capture_output=True, check=True)
+    (launch,) = [words for words in log.read_text().splitlines() if " launch " in words]
+    assert launch.endswith(f"--after 100 {' '.join(options)}")
+
+
+def test_a_site_file_that_is_not_there_is_no_site_without_settings(tmp_path, monkeypatch):
+    """Jobs were queued without its account and modules; `kinmass launch` refuses it."""
+    log = commands(tmp_path, monkeypatch, squeue="", sbatch="echo 100")
+    env = os.environ | {"KINMASS_SITE": "mine.env"}
+    for script in ("generate", "evaluate", "campaign"):
+        line = [f"slurm/{script}.sh", tmp_path / "out", tmp_path / "a.yaml"]
+        done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "there is no mine.env in " in done.stderr
+    assert not log.read_text()
 
 
 def test_users_and_machines_that_the_system_does_not_name(monkeypatch):

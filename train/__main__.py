@@ -294,9 +294,11 @@ def _run(args: argparse.Namespace) -> int:
         return 2
     for folder, content in zip(member_folders(args.out, len(runs)), runs, strict=True):
         best = content["best"]
+        has_dispersion = "dispersion" in best
+        dispersion = f"dispersion {best['dispersion']:.3f} dex" if has_dispersion else "no dispersion of one galaxy"
         print(
             f"{folder}: best after {best['step']} of {content['steps']} steps, validation loss {best['loss']:.2f}, "
-            f"dispersion {best['dispersion']:.3f} dex, bias {best['bias']:+.3f} dex"
+            f"{dispersion}, bias {best['bias']:+.3f} dex"
         )
     return 0
 

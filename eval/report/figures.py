@@ -32,6 +32,10 @@ _COLUMN = {
 }  # fmt: skip
 _RADIUS = "r / R$_e$"
 _LINES = ("-", "--", ":", "-.")  # kinds of networks
+_TITLE = 48  # letters of a title that fit above a figure of one panel
+#: With more test suites than this, matrices are two beside two.
+MANY_SUITES = 6
+_LABEL_ROOM = 30  # letters that fit below a matrix
 
 
 def joint_training(table: pd.DataFrame, instrument: str) -> str:
@@ -109,7 +113,9 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: b
             for axis, name in ((top, "dispersion"), (bottom, "bias")):
                 _draw(axis, rows, name, *style)
     only_kind = f", {kinds[0]}" if len(kinds) == 1 and kinds != ["cnn"] else ""
-    top.set(ylabel="dispersion [dex]", title=f"tested on {test}, instrument {instrument}{only_kind}")
+    top.set(ylabel="dispersion [dex]")
+    title = f"tested on {test}, instrument {instrument}{only_kind}"
+    top.set_title(title if len(title) <= _TITLE else title.replace(", ", "\n"), wrap=True)
     legend_below = classical or len(kinds) > 1
     top.set_ylim(0, top.get_ylim()[1] * (1 if legend_below else 1.35))
     if legend_below:
@@ -131,10 +137,10 @@ def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
     error = _bars(rows.ratio, rows.lo, rows.hi)
     axis.errorbar(rows.ratio, rows.index, xerr=error, fmt="o", color=COLOUR["both"], capsize=3)
     for i, row in rows.iterrows():
-        is_drawn = np.isfinite(row.hi)  # There is no interval where all galaxies are of one lineage.
-        # Nor is there a probability where there are few lineages.
+        # There is no probability where there are few lineages.
         text = f"{row.ratio:.2f}" + (f"   P(>1) = {row.above_1:.2f}" if np.isfinite(row.above_1) else "")
-        axis.annotate(text, (row.hi if is_drawn else row.ratio, i), (8, 0), textcoords="offset points", va="center")
+        # Beside the axes, where the layout keeps room for all of it.
+        axis.text(1.02, i, text, transform=axis.get_yaxis_transform(), va="center")
     axis.axvline(1, color="k", lw=0.8)
     axis.set(
         yticks=rows.index,
@@ -143,7 +149,7 @@ def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
         xlabel="dispersion, best single tracer / both",
     )
     low, high = axis.get_xlim()
-    axis.set_xlim(min(low, 0.95), high + 0.45 * (high - min(low, 0.95)))
+    axis.set_xlim(min(low, 0.95), max(high, 1.05))
     return figure
 
 
@@ -179,7 +185,16 @@ def train_by_test(summary: pd.DataFrame, instrument: str) -> Figure:
     rows = rows[rows.test != ALL]
     train_sets = sorted(rows.train.unique(), key=lambda t: (t.count("+"), t))
     test_suites = sorted(rows.test.unique())
-    figure, axes = plt.subplots(1, 4, figsize=(15, 0.75 * len(train_sets) + 2.2), layout="constrained")
+    all_suites = {name for train in train_sets for name in train.split("+")}
+    labels = [_suites_label(train, all_suites) for train in train_sets]
+    # Of many suites the panels are wider, and two stand above two.
+    are_many, longest = len(test_suites) > MANY_SUITES, max(map(len, test_suites), default=0)
+    height = max(0.75, 0.2 * max(label.count("\n") + 1 for label in labels)) * len(train_sets) + 2.2
+    upright = longest * max(len(test_suites), 1) > _LABEL_ROOM  # names of columns would run into each other
+    height += 0.1 * longest * upright
+    n_rows, width = (2, 1.1 * len(test_suites) + 6) if are_many else (1, 15)
+    figure, axes = plt.subplots(n_rows, 4 // n_rows, figsize=(width, n_rows * height), layout="constrained")
+    axes = axes.ravel()
     panels = (("dispersion", "dispersion [dex]", "viridis"), ("bias", "bias [dex]", "RdBu_r"),
              ("coverage_68", "68 % coverage", "cividis"), ("ood_share", "out of distribution", "magma"))  # fmt: skip
     for axis, (name, title, colour_map) in zip(axes, panels, strict=True):
@@ -195,13 +210,23 @@ def train_by_test(summary: pd.DataFrame, instrument: str) -> Figure:
             relative_value = (value - low) / (high - low)
             dark = abs(relative_value - 0.5) > 0.3 if name == "bias" else relative_value < 0.55
             text = f"{value:.3f}" if np.isfinite(value) else ""
-            axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
+            colour = "white" if dark else "black"
+            axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=10 if len(test_suites) < 5 else 8)
         axis.set(title=title, xlabel="tested on", xticks=range(len(test_suites)), yticks=range(len(train_sets)))
-        axis.set_xticklabels(test_suites)
-        axis.set_yticklabels([r.replace("+", "+\n") for r in train_sets] if axis is axes[0] else [])
+        axis.set_xticklabels(test_suites, rotation=90 if upright else 0)
+        is_first = axis is axes[0] or (are_many and axis is axes[2])
+        axis.set(yticklabels=labels if is_first else [], ylabel="trained on" if is_first else "")
         figure.colorbar(image, ax=axis, fraction=0.05)
-    axes[0].set_ylabel("trained on")
     return figure
+
+
+def _suites_label(train: str, all_suites: set[str]) -> str:
+    """Return the names of a training set, a line each; of many, which of all of them are not in it."""
+    names = train.split("+")
+    missing = sorted(all_suites - set(names))
+    if len(names) <= 4 or len(missing) >= len(names):
+        return "+\n".join(names)
+    return f"all {len(names)}" if not missing else "all but\n" + "\n".join(missing)
 
 
 def closed(table: pd.DataFrame) -> Figure:

@@ -5,6 +5,7 @@ more, the observer takes R_e for .1 dex less or more than it is. A network sees 
 of the instrument that it was trained through.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,6 +180,13 @@ def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> 
     kinds = list(dict.fromkeys(network.kind for network in networks))
     answered = [t for t in tracers if any(t in infer.answers() for infer in loaded.values())]
     instruments = conditions()
+    if beyond := [name for name, x in instruments.items() if x.footprint_is_beyond(views.field_of_view_re)]:
+        edge_re = 0.5 * views.field_of_view_re
+        print(
+            f"kinmass conditions: {', '.join(beyond)}: left out, as these maps end {edge_re:.3g} R_e from the centre",
+            file=sys.stderr,
+        )
+        instruments = {name: x for name, x in instruments.items() if name not in beyond}
     views_with = {name: with_radius_error(views, dex) for name, dex in RADIUS_ERROR_DEX.items()}
     asked = [(tracer, name, kind) for tracer in answered for name in instruments for kind in kinds]
     for tracer, name, kind in progress_bar(asked, desc="conditions", unit="condition"):
@@ -191,8 +199,12 @@ def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> 
             continue
         instrument, seen = on_grid_of(instruments[name], infers[0].instrument), views_with.get(name, views)
         seen = seen[usable(seen, tracer, instrument)]
+        of_seeds = [measured(infer, seen, instrument, tracer) for infer in infers if len(seen)]
+        # Of views of which their look shows nothing there is no error, and no interval that holds or does not.
+        answered = np.all([np.isfinite(errors["d"]).all(1) for errors in of_seeds], axis=0) if len(seen) else []
+        seen = seen[np.flatnonzero(answered)]
         if len(seen):
-            of_seeds = [measured(infer, seen, instrument, tracer) for infer in infers]
+            of_seeds = [{key: values[answered] for key, values in errors.items()} for errors in of_seeds]
             origin = {"tracer": tracer, "condition": name, "network": kind, "seeds": len(infers), "views": len(seen)}
             runs = RUNS_SEPARATOR.join(str(infer.path.absolute()) for infer in infers)
             yield origin | summary(of_seeds, seen.lineages()) | {"runs": runs}

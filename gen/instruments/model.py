@@ -224,6 +224,10 @@ class Instrument(Section):
         )
         return parts or self.footprint is not None
 
+    def footprint_is_beyond(self, field_of_view_re: float) -> bool:
+        """Whether maps of this width [R_e] end before its footprint does, which would cut off nothing but corners."""
+        return self.footprint is not None and 2 * _least(self.footprint.radius_re) > 1.5 * field_of_view_re
+
     def grid(self, pixels: int, field_of_view_re: float) -> tuple[int, float]:
         """Pixels along a side and field of view [R_e] of the observed maps, from those of the stored maps.
 
@@ -237,7 +241,7 @@ class Instrument(Section):
                 f"instrument {self.name} looks at {wanted_re:g} R_e, the maps have {field_of_view_re:g}; "
                 "lower its field_of_view_re"
             )
-        if self.footprint and 2 * _least(self.footprint.radius_re) > 1.5 * field_of_view_re:
+        if self.footprint and self.footprint_is_beyond(field_of_view_re):
             raise ValueError(
                 f"instrument {self.name} has a footprint of {2 * _least(self.footprint.radius_re):g} R_e at least, the "
                 f"maps have {field_of_view_re:g} and end before it; lower its radius_re, or leave the footprint out"

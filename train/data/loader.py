@@ -24,7 +24,7 @@ from kinmass.train import distributed as ddp
 from kinmass.train.allotted import free_memory
 from kinmass.train.data.dataset import RADII_RE, REASONS, Views, concatenate, part_of, views_of, why_not
 from kinmass.train.data.sampler import Lanes, Shuffle
-from kinmass.train.model.scaling import tracer_words
+from kinmass.train.model.scaling import has_motion, tracer_words, tracers_of
 
 #: Galaxies that are read at once.
 BLOCK = 32
@@ -204,10 +204,11 @@ def survey(galaxies: Galaxies, selection: ViewSelection, crew: ddp.Crew, kept_ma
         log10_unit = np.zeros(len(views), dtype=np.float32)
         if len(good):
             usable_views = views[good]
-            log10_unit[good] = selection.units(
-                usable_views.observed(selection.instrument, selection.instrument.varies()),
-                usable_views.half_mass_radius_kpc,
-            ).numpy()
+            observed = usable_views.observed(selection.instrument, selection.instrument.varies())
+            shows_nothing = ~has_motion(observed, tracers_of(selection.tracer))
+            if shows_nothing.any():  # by its look: without one it has a unit
+                observed[shows_nothing] = usable_views[shows_nothing.numpy()].observed(selection.instrument, False)
+            log10_unit[good] = selection.units(observed, usable_views.half_mass_radius_kpc).numpy()
             if kept_maps is not None:
                 kept_maps[place[good]] = usable_views.maps
         blocks.append((place, reason, views.half_mass_radius_kpc.numpy(), views.log10_menc.numpy(), log10_unit))
@@ -373,9 +374,9 @@ def validation_views(
 ) -> tuple[Views, torch.Tensor, np.ndarray]:
     """Return this process's share of the usable views, their observed maps (N, 8, Q, Q), and their places (N,).
 
-    They are observed with their fixed noise and looks; told: (N, 18, Q, Q), as `Views.observed` returns. Where all
-    galaxies would take more than memory_gb, only every second, third, ... galaxy is taken. Every process has to call
-    it. Raises StoreError where no view is usable.
+    They are observed with their fixed noise and looks, and those of which a look shows nothing are left out; told:
+    (N, 18, Q, Q), as `Views.observed` returns. Where all galaxies would take more than memory_gb, only every second,
+    third, ... galaxy is taken. Every process has to call it. Raises StoreError where no view is usable.
     """
     size_gb = 4e-9 * int(np.prod(galaxies.shape)) * len(galaxies)
     galaxy_numbers = np.arange(0, len(galaxies), max(1, int(np.ceil(size_gb / memory_gb))))[
@@ -390,9 +391,12 @@ def validation_views(
         block = galaxy_numbers[block_start : block_start + BLOCK]
         views = galaxies.read(block)
         good = np.flatnonzero(why_not(views, tracer, instrument) == 0)
+        maps = views[good].observed(instrument, told=told)
+        shows = has_motion(maps, tracers_of(tracer))
+        good = good[shows.numpy()]
         if len(good):
             parts.append(views[good])
-            observed[n_views : n_views + len(good)] = parts[-1].observed(instrument, told=told)
+            observed[n_views : n_views + len(good)] = maps[shows]
             n_views += len(good)
             parts[-1].maps = parts[-1].maps[:, :, :0]  # observed by now, so the stored maps are not needed again
             places.append(galaxies.places(block)[good])

@@ -16,7 +16,7 @@ from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.recorded import Recorded
 from kinmass.train.model.density import latent_log_prob
 from kinmass.train.model.network import MassModel
-from kinmass.train.model.scaling import drop_tracers, flip_sky
+from kinmass.train.model.scaling import drop_tracers, flip_sky, has_motion
 from kinmass.train.run.calibration import latent_scale
 from kinmass.train.run.records import Best, FitState
 
@@ -83,6 +83,7 @@ class Fitter:
         self._val_views, observed, self._val_places = validation
         observed = observed.to(device, self._dtype)
         self.n_val_lineages = len(set().union(*ddp.gather(set(self._val_views.lineages()))))
+        self.n_val_galaxies = len(set().union(*ddp.gather({galaxy for galaxy, _ in self._val_views.names()})))
         places = torch.from_numpy(self._val_places).to(device)
         # Of the views, a third is validated with gas alone, a third with stars alone and a third with both.
         self._val_observed = drop_tracers(observed, places % 3) if config.tracer == "any" else observed
@@ -200,6 +201,9 @@ class Fitter:
         if config.tracer == "any":
             observed = drop_tracers(observed, ((bits >> 8) & 0xFFFF) % 3)
         log_probs = self.wrapped(observed, r_e, truth, self._alone_weight > 0)
+        if self.instrument.varies():
+            # Of a look that shows nothing, as where a wide PSF leaves all below what is seen, nothing is learnt.
+            log_probs = torch.where(has_motion(observed, self.model.tracers), log_probs, 0.0)
         loss = self.loss(log_probs[0]) - self._alone_weight * log_probs[1:].mean(1).sum()
         loss.backward()
         return loss.detach(), torch.isfinite(log_probs.detach()).all(0)
@@ -268,9 +272,10 @@ class Fitter:
         values = self._validate()
         if values["loss/val_calibrated"] < self.best["loss"]:
             self.best = {
-                "loss": values["loss/val_calibrated"], "step": self.step,
-                "dispersion": values["dispersion/mean"], "bias": values["bias/mean"],
+                "loss": values["loss/val_calibrated"], "step": self.step, "bias": values["bias/mean"],
             }  # fmt: skip
+            if "dispersion/mean" in values:
+                self.best["dispersion"] = values["dispersion/mean"]
             self.best_weights = {name: weight.detach().cpu().clone() for name, weight in self.kept.state_dict().items()}
             self.stale = 0
         else:
@@ -291,7 +296,7 @@ class Fitter:
         return {
             "epoch": f"{self.step * self.config.batch / len(self.loader.table):.1f}",
             "loss": f"{values['loss/val_calibrated']:.2f}",
-            "dispersion": f"{values['dispersion/mean']:.3f}",
+            "dispersion": f"{values['dispersion/mean']:.3f}" if "dispersion/mean" in values else "-",
             "views/s": f"{values['samples_per_second']:.0f}",
         }
 
@@ -325,15 +330,14 @@ class Fitter:
         values = {
             "loss/val": -float(latent_log_prob(latent, weight).mean()),
             "loss/val_calibrated": -float(latent_log_prob(latent, weight, scale).mean()),
-            "dispersion/mean": float(residual.std(0).mean()),
             "bias/mean": float(residual.mean()), "coverage/mean": float(inside.mean()),
         }  # fmt: skip
-        columns = zip(RADII_RE, residual.std(0), residual.mean(0), inside.mean(0), strict=True)
-        for radius_re, dispersion, bias, coverage in columns:
-            values |= {
-                f"dispersion/{radius_re:.2f}_Re": float(dispersion), f"bias/{radius_re:.2f}_Re": float(bias),
-                f"coverage/{radius_re:.2f}_Re": float(coverage),
-            }  # fmt: skip
+        for radius_re, bias, coverage in zip(RADII_RE, residual.mean(0), inside.mean(0), strict=True):
+            values |= {f"bias/{radius_re:.2f}_Re": float(bias), f"coverage/{radius_re:.2f}_Re": float(coverage)}
+        if self.n_val_galaxies > 1:  # views of one galaxy do not tell how galaxies scatter
+            dispersion = residual.std(0)
+            values["dispersion/mean"] = float(dispersion.mean())
+            values |= {f"dispersion/{r:.2f}_Re": float(x) for r, x in zip(RADII_RE, dispersion, strict=True)}
         return values
 
     @torch.no_grad()

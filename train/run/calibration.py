@@ -79,9 +79,14 @@ class InferredViews:
 
     @classmethod
     def of(cls, infer: Inference, views: Views, tracer: str) -> "InferredViews":
-        """Return what a network infers from views with usable maps of a tracer."""
-        posterior = infer(views, tracer=tracer, unseen=False).with_scales(None)
-        return cls(posterior, views.log10_menc, views.lineages())
+        """Return what a network infers from views with usable maps of a tracer.
+
+        Those of which their look shows nothing, so that there is no posterior, are left out.
+        """
+        posterior = infer(views, tracer=tracer, unseen=False)
+        if not posterior.is_answered.all():
+            return cls.of(infer, views[posterior.is_answered], tracer)
+        return cls(posterior.with_scales(None), views.log10_menc, views.lineages())
 
     @classmethod
     def joined(cls, parts: Sequence["InferredViews"]) -> "InferredViews":
@@ -406,12 +411,17 @@ def _features_as_trained(infer: Inference, views: Views, tracer: str, n_before: 
     augmentation = Augmentation.of(infer.run["fit"])
     numbers = augmentation.numbers(n_before + torch.arange(len(views)), SEED)
     if numbers is None or not len(views):
-        return infer(views, tracer=tracer, unseen=False).features
+        return _of_answered(infer(views, tracer=tracer, unseen=False))
     maps, r_e, _ = augmentation.vary(
         views.maps, views.half_mass_radius_kpc, views.log10_menc, views.field_of_view_re, numbers
     )
     observed = replace(views, maps=maps, half_mass_radius_kpc=r_e).observed(infer.instrument, told=infer.told)
-    return infer(augmentation.vary_observed(observed, numbers), r_e, tracer).features
+    return _of_answered(infer(augmentation.vary_observed(observed, numbers), r_e, tracer))
+
+
+def _of_answered(posterior: Posterior) -> list[torch.Tensor]:
+    """Return, per member, the features (N, F) of views of which something is seen."""
+    return [features[torch.from_numpy(posterior.is_answered)] for features in posterior.features]
 
 
 def calibrate(run: Path, store: Path) -> None:

@@ -27,7 +27,10 @@ class SuiteIdentity(TypedDict):
 
 
 class Best(TypedDict):
-    """The best validation so far: loss (calibrated) [nats], step; dispersion and bias [dex], means over radii."""
+    """The best validation so far: loss (calibrated) [nats], step; dispersion and bias [dex], means over radii.
+
+    Of a single galaxy there is no dispersion.
+    """
 
     loss: float
     step: NotRequired[int]

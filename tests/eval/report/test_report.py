@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -243,3 +244,51 @@ def test_damaged_conditions_are_named(results, tmp_path, capsys, content):
     (moved / "conditions.csv").write_text(content)
     assert main(["show", str(moved)]) == 2
     assert re.search(r"conditions\.csv cannot be read \(.*\); give the `kinmass conditions`", capsys.readouterr().err)
+
+
+def overlaps(boxes):
+    """Whether any two of these extents have an area in common."""
+    return any(one.padded(-1).overlaps(other.padded(-1)) for one, other in combinations(boxes, 2))
+
+
+@pytest.mark.parametrize("n", [6, 12])
+def test_matrices_of_many_suites_can_be_read(n):
+    """Numbers and names of twelve suites, or of six with long names, stood on top of each other."""
+    suites = [f"{name}-{i}" for i, name in enumerate(["TNG50-high", "eagle", "FIRE", "auriga"] * 3)][:n]
+    train_sets = [*suites, "+".join(suites), "+".join(suites[1:])]
+    rows = pd.DataFrame(
+        {"estimator": "cnn", "instrument": "ifu", "tracer": "both", "train": train, "test": test, "dispersion": 0.123,
+         "bias": -0.123, "coverage_68": 0.623, "ood_share": 0.523}
+        for train in train_sets for test in suites
+    )  # fmt: skip
+    figure = figures.train_by_test(rows, "ifu")
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    panels = [axis for axis in figure.axes if axis.images]
+    assert len(panels) == 4
+    for axis in panels:
+        for texts in (axis.texts, axis.get_xticklabels(), axis.get_yticklabels()):
+            extents = [text.get_window_extent(renderer) for text in texts if text.get_text()]
+            assert not overlaps(extents)
+            assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in extents)
+            assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in extents)
+    labels = {text.get_text() for text in panels[0].get_yticklabels()}
+    assert {"+\n".join(suites), "+\n".join(suites[1:])} <= labels or {f"all {n}", f"all but\n{suites[0]}"} <= labels
+
+
+def test_no_number_is_cut_off_beside_long_names():
+    """P(>1) = 0.99 ended with the figure's edge, as 0.9, and titles at both edges."""
+    name = "IllustrisTNG50-1_of_high_resolution"
+    ratios = pd.DataFrame(
+        {"instrument": "ifu", "train": "x", "test": [name, "all"], "ratio": 1.5, "lo": 1.4, "hi": [1.6, np.nan],
+         "above_1": 0.99}
+    )  # fmt: skip
+    table = pd.DataFrame({"estimator": "cnn-any+scale+heat+relative", "instrument": "survey", "tracer": "gas"} | dict(
+        train="x", test=name, radius=[0.3, 3.0], dispersion=0.1, dispersion_lo=0.1, dispersion_hi=0.1, bias=0.0,
+        bias_lo=0.0, bias_hi=0.0))  # fmt: skip
+    for figure in (figures.gain(ratios, "ifu", "x"), figures.against_radius(table, "survey", name)):
+        figure.draw_without_rendering()
+        for text in (*figure.axes[0].texts, figure.axes[0].title):
+            box = text.get_window_extent(figure.canvas.get_renderer())
+            assert figure.bbox.x0 <= box.x0
+            assert box.x1 <= figure.bbox.x1

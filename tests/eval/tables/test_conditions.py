@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,9 @@ from reference import held
 from kinmass.eval.__main__ import main
 from kinmass.eval.report import page
 from kinmass.eval.tables import conditions
-from kinmass.gen.instruments.model import Footprint
+from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm, TracerNoise
 from kinmass.train import load
-from kinmass.train.data.dataset import RADII_RE, concatenate
+from kinmass.train.data.dataset import RADII_RE, concatenate, usable
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.run.derived import UNSEEN, made_from, write_scales
@@ -160,3 +161,34 @@ def test_what_cannot_be_tested_is_said(runs, map_store, tmp_path, capsys, change
     run = options.pop("runs", str(runs[0]))
     assert main(["conditions", run, *(x for option in options.items() for x in option)]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_maps_that_end_before_a_footprint_are_tested_in_all_other_ways(runs, map_store, monkeypatch, capsys):
+    """The command was refused for an instrument that its user had not named, and could not change."""
+    infer = load(next(run for run in runs if run.name == "both"))
+    monkeypatch.setattr(conditions, "load", lambda _: infer)
+    views = conditions.views_to_test(map_store, ["middle"], None, 1)
+    infer.models[0].config = replace(infer.models[0].config, field_of_view_re=3.0)
+    views.field_of_view_re = 3.0
+    names = ["full", "hexagon of 2.3 R_e", "circle of 1.5 R_e"]
+    chosen = {name: instrument for name, instrument in conditions.conditions().items() if name in names}
+    monkeypatch.setattr(conditions, "conditions", lambda: chosen)
+    table = conditions.tabulate([conditions.Network("x", infer.path)], views)
+    assert [name for name in table.condition if name in names] == ["full", "circle of 1.5 R_e"]
+    assert "hexagon of 2.3 R_e: left out, as these maps end 1.5 R_e from the centre" in capsys.readouterr().err
+
+
+def test_views_of_which_a_look_shows_nothing_are_not_counted(runs, map_store, monkeypatch):
+    """They had no number for an error, and counted as truths that no interval holds."""
+    beams = Instrument(name="beams", psf_fwhm=PsfFwhm(re=(0.01, 30.0)), gas=TracerNoise(mask_below_msun_kpc2=2e7))
+    monkeypatch.setattr(conditions, "conditions", lambda: {"beams": beams})
+    run = next(run for run in runs if run.name == "gas")
+    views = conditions.views_to_test(map_store, SUITES, None, 0)
+    row = conditions.tabulate([conditions.Network("x", run)], views).iloc[0]
+    posterior = load(run)(views.observed(beams), views.half_mass_radius_kpc, "gas", views.names())
+    answered = posterior.is_answered & usable(views, "gas", beams)
+    truth = views.log10_menc.numpy()[answered]
+    samples = posterior.samples(conditions.N_SAMPLES)[:, answered]
+    assert row.views == answered.sum() < usable(views, "gas", beams).sum()
+    assert row.in_68 == pytest.approx(held(samples, truth, 0.6827).mean(), abs=1e-6)
+    assert row.rmse == pytest.approx(np.sqrt(((np.median(samples, 0) - truth) ** 2).mean(0)).mean(), rel=1e-5)

@@ -894,6 +894,43 @@ def test_what_lies_evenly_about_the_truth_has_no_bias(map_store, monkeypatch):
     assert values["dispersion/mean"] == pytest.approx(0, abs=1e-5)
 
 
+def test_one_galaxy_to_validate_on_has_no_dispersion(map_store, tmp_path, capsys):
+    """What was called so was the scatter of its own views, or .000 of a single one."""
+    suites = ",".join(one_validation_galaxy(map_store))
+    line = [str(x) for x in fit_line(map_store, tmp_path / "run")[2:]] + ["--suites", suites]
+    assert main(line) == 0
+    printed = capsys.readouterr()
+    assert "no dispersion of one galaxy, bias " in printed.out
+    assert "dispersion=-" in printed.err
+    assert "dispersion" not in json.loads((tmp_path / "run" / "run.json").read_text())["best"]
+    curves = scalars(tmp_path / "run")
+    assert "bias/mean" in curves
+    assert not [name for name in curves if name.startswith("dispersion/")]
+
+
+def test_from_a_look_that_shows_nothing_nothing_is_learnt(map_store, tmp_path):
+    """Its velocity scale is nil, and its mass a million times a million times too small."""
+    path = tmp_path / "beams.yaml"
+    path.write_text("{name: beams, psf_fwhm: {re: [.01, 30]}, gas: {mask_below_msun_kpc2: 2.0e+7}}")
+    config = config_of(map_store, tracer="gas", instrument=str(path), width=4)
+    prepared = prepare(config, torch.device("cpu"), loader.done_galaxies(map_store, SUITES))
+    fitter = prepared.fitter
+    maps = fitter.loader.next(0)[1][:4].clone()
+    maps[1, 4] *= 1e-9
+    gradients = []
+    for other in (1, 2):  # with the profile of another view
+        fitter._gradient_anew(maps, torch.tensor([0, other, 3, 4]), torch.arange(4))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in fitter.model.parameters()]))
+    assert gradients[0].any()
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+    # Nor does it count in validation, nor in the scales of what is learnt.
+    galaxies = loader.galaxies_of(map_store, loader.done_galaxies(map_store, SUITES), "train")
+    views, observed, places = loader.validation_views(galaxies, "gas", config.instrument_model, 1.0)
+    assert len(views) == len(observed) == len(places) < len(fitter.loader.table)
+    assert (observed[:, 7].sum((1, 2)) > 0).all()
+    assert fitter.loader.table.log10_unit.min() > 4
+
+
 def test_the_network_kept_is_the_best_one_however_sure_it_is_of_itself(map_store, monkeypatch):
     """Widths are calibrated later: a network whose posteriors are half as wide is as good, and one that is also better
     is kept, though its validation loss by its own widths is the worse one."""

@@ -9,12 +9,13 @@ import pytest
 import torch
 from conftest import KEPT, SUITES
 
-from kinmass.train.data.dataset import read_views
+from kinmass.gen.instruments.model import Instrument, PsfFwhm, TracerNoise
+from kinmass.train.data.dataset import concatenate, read_views, usable
 from kinmass.train.data.loader import Galaxies
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit, fit_ensemble
 from kinmass.train.run import calibration
-from kinmass.train.run.calibration import calibrate, inferred_views
+from kinmass.train.run.calibration import calibrate, inferred_views, scales_of
 from kinmass.train.run.derived import read_scales, read_training_features
 from kinmass.train.run.posterior import load
 
@@ -78,3 +79,18 @@ def test_widths_are_those_for_observers_who_err_in_r_e_as_in_training(runs, map_
     # Each view has the same error in every calibration, whatever is calibrated beside it.
     again = inferred_views(infer, iter([views[np.array([3])]]), "both")
     torch.testing.assert_close(again.log10_menc[0], erring.log10_menc[3])
+
+
+def test_a_look_that_shows_nothing_calibrates_nothing(runs, map_store):
+    """Views have no posterior where a wide PSF leaves all below what is seen: a fit ended in torch's own error."""
+    infer = load(next(run for run in runs if run.name == "gas"))
+    infer.instrument = Instrument(
+        name="beams", psf_fwhm=PsfFwhm(re=(0.01, 30.0)), gas=TracerNoise(mask_below_msun_kpc2=2e7)
+    )
+    views = concatenate([read_views(map_store, suite) for suite in SUITES])
+    inferred = inferred_views(infer, iter([views]), "gas")
+    assert 0 < len(inferred) < usable(views, "gas", infer.instrument).sum()
+    assert inferred.posterior.is_answered.all()
+    assert all(scale.isfinite().all() for scale in scales_of(inferred))
+    features = calibration._features_as_trained(infer, views[usable(views, "gas", infer.instrument)], "gas", 0)
+    assert len(features[0]) == len(inferred)

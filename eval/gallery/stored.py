@@ -133,7 +133,7 @@ class StoredGalaxy:
         stamp = tuple(_stamp(self._store / self.suite / name) for name in _LABELLING)
         if _is_another_suite(inference.path, self._store, self.suite, stamp):
             return "trained on another suite of this name"
-        if seen_in_training(inference.run, self._store, self.views).any():
+        if seen_in_training(inference.path, self.views).any():
             return "trained on this galaxy"
         return "calibrated on this galaxy" if self.part == "val" else ""
 

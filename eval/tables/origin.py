@@ -81,5 +81,7 @@ def differences(of_table: Mapping[str, Any], of_others: Mapping[str, Any]) -> li
     words = [f"the {key} {of_table[key]}" for key in ("store", "part") if of_table[key] != of_others[key]]
     words += [f"{', '.join(others)}, with other weights"] if others else []
     one, other = of_table.get("maps", {}), of_others.get("maps", {})
-    changed = [suite for suite in one if suite in other and one[suite] != other[suite]]
+    # What an earlier version did not keep yet cannot be compared.
+    pairs = {suite: (one[suite], other[suite]) for suite in one if suite in other}
+    changed = [suite for suite, (a, b) in pairs.items() if any(a[key] != b[key] for key in a.keys() & b.keys())]
     return words + ([f"other maps, or more or fewer, of {', '.join(changed)}"] if changed else [])

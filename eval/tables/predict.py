@@ -40,7 +40,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
         )
     views = views[is_usable]
     parts = np.array([part_of(str(lineage)) for lineage in views.lineage])
-    n_trained = np.count_nonzero(seen_in_training(infer.run, store, views))
+    n_trained = np.count_nonzero(seen_in_training(run, views))
     if n_trained:
         print(
             f"kinmass predict: {run} was trained on {n_trained} of these {len(views)} views (part = train), and "

@@ -81,6 +81,11 @@ class Galaxies:
             )
         return concatenate(parts)
 
+    def lineage_keys(self) -> list[str]:
+        """Return the `lineage_key` of each lineage, sorted."""
+        places = zip(self.suite.tolist(), self.number.tolist(), strict=True)
+        return sorted({lineage_key(within(self.suites[s], str(self.lineages[s][n]))) for s, n in places})
+
     @cached_property
     def _map_readers(self) -> list[GalaxyReader]:
         return [GalaxyReader(group, "maps") for group in self.groups]
@@ -155,6 +160,11 @@ def galaxies_of(path: Path, status: dict[str, torch.Tensor], part: str, max_line
 def first_lineages(names: set[str], most: int) -> set[str]:
     """Return at most so many names of lineages: the first in the order of a hash of their names."""
     return set(sorted(names, key=lambda name: blake2b(name.encode()).digest())[:most])
+
+
+def lineage_key(name: str) -> str:
+    """Return a short hash of a lineage's name, `within` its suite."""
+    return blake2b(name.encode(), digest_size=6).hexdigest()
 
 
 @dataclass

@@ -39,6 +39,7 @@ from kinmass.train.run.checkpoint import (
 )
 from kinmass.train.run.derived import is_calibrated
 from kinmass.train.run.records import FixedState, RunRecord
+from kinmass.train.run.trained_on import seen_of
 
 
 class Stopped(ddp.Agreed):
@@ -149,9 +150,10 @@ def _begin(
     content: RunRecord = {
         "schema": RUN_SCHEMA, "model": fitter.model.config.to_json(), "fit": settings_by_name(config),
         "instrument": config.instrument_model.model_dump(mode="json"), "store": start.identity,
-        "training": prepared.training(), **provenance(), "finished": False,
+        "training": prepared.training(), "seen": prepared.seen, **provenance(), "finished": False,
     }  # fmt: skip
     if start.state:
+        content["seen"] = seen_of(start.state["run"])  # with what the weights that it began with have seen
         try:
             fitter.load_state(start.state)
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:

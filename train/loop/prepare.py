@@ -16,7 +16,8 @@ from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.run.checkpoint import RunError, load
 from kinmass.train.run.intervals import LEVELS
 from kinmass.train.run.out_of_distribution import FEWEST_DISTANCES
-from kinmass.train.run.trained_on import split_otherwise
+from kinmass.train.run.records import Seen
+from kinmass.train.run.trained_on import seen_by_all, seen_of, split_otherwise
 
 
 def refuse_processes(config: FitConfig, device: torch.device) -> None:
@@ -43,13 +44,14 @@ class Prepared:
     """A fit that is about to take its first step, or to go on from a checkpoint.
 
     memory_gb: for maps, per node [GB]; window: steps that are streamed at a time, 0 with all maps in memory;
-    n_validation: views to validate on, of all processes.
+    n_validation: views to validate on, of all processes; seen: which galaxies its weights will have seen.
     """
 
     fitter: Fitter
     memory_gb: float
     window: int
     n_validation: int
+    seen: Seen
 
     def training(self) -> dict[str, object]:
         """Return for run.json which views are trained on: how many, of how many galaxies, and which are left out."""
@@ -90,8 +92,10 @@ class Prepared:
         return lines
 
 
-def _begin_with(model: MassModel, run: Path, suites: tuple[str, ...], store: Path) -> None:
+def _begin_with(model: MassModel, run: Path, suites: tuple[str, ...], store: Path) -> Seen:
     """Take over a trained run's weights: all of them from the same kind of network, else those of its encoders.
+
+    Returns which galaxies they have seen.
 
     Raises RunError where the run cannot be read, is of another network, or has seen other suites than `suites`, or
     galaxies that other lineages put into the test part now: an evaluation would take these for unseen ones.
@@ -121,6 +125,7 @@ def _begin_with(model: MassModel, run: Path, suites: tuple[str, ...], store: Pat
             "this fit cannot start from it; choose another run as --start-from, or give this fit the same settings"
         )
     model.load_state_dict(own | weights)
+    return seen_of(content)
 
 
 def prepare(
@@ -149,8 +154,8 @@ def prepare(
     model = MassModel(
         ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, told=config.is_told, **model_options)
     )
-    for run in config.start_from:
-        _begin_with(model, Path(run), config.suites, store_path)
+    seen = [Seen(views=config.views, lineages=train.lineage_keys() if config.galaxies else [])]
+    seen += [_begin_with(model, Path(run), config.suites, store_path) for run in config.start_from]
     if memory_gb is None:
         memory_gb = min(ddp.gather(config.memory_gb or loader.default_memory_gb()))
     if window is None:
@@ -162,7 +167,8 @@ def prepare(
     try:
         validation = loader.validation_views(val, config.tracer, instrument, 0.25 * memory_gb, config.is_told)
         n_validation = sum(ddp.gather(len(validation[2])))
-        return Prepared(fitter_class(config, model, batches, validation, device), memory_gb, window, n_validation)
+        fitter = fitter_class(config, model, batches, validation, device)
+        return Prepared(fitter, memory_gb, window, n_validation, seen_by_all(seen))
     except BaseException:
         batches.close()
         raise

@@ -49,7 +49,15 @@ class _Store(BaseModel):
     galaxies: int
     names: str
     sizes: dict[str, float] = {}
+    masses: dict[str, float] = {}
     lineages: str = ""
+
+
+class _Seen(BaseModel):
+    """What run.json says of which galaxies a run has seen."""
+
+    views: int
+    lineages: list[str]
 
 
 _FIT_FIELDS: dict[str, Any] = {
@@ -79,6 +87,7 @@ class _Run(BaseModel):
     instrument: dict[str, Any]
     store: dict[str, _Store]
     training: dict[str, Any]
+    seen: _Seen | None = None
     finished: bool
 
 

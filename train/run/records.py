@@ -13,8 +13,9 @@ from kinmass.gen.code import Provenance
 class SuiteIdentity(TypedDict):
     """What identifies the galaxies of a suite, wherever its store lies: names is a hash of them, in their order.
 
-    sizes: R_e [kpc] of the first view of a few galaxies, by their numbers; lineages: a hash of those by which they are
-    split, in their order; done: how many are mapped. These are younger than the others.
+    sizes: R_e [kpc] of the first view of a few galaxies, by their numbers; masses: their total mass [Msun] inside three
+    of these; lineages: a hash of those by which they are split, in their order; done: how many are mapped. These are
+    younger than the others.
     """
 
     schema_version: int
@@ -22,8 +23,19 @@ class SuiteIdentity(TypedDict):
     galaxies: int
     names: str
     sizes: NotRequired[dict[str, float]]
+    masses: NotRequired[dict[str, float]]
     lineages: NotRequired[str]
     done: NotRequired[int]
+
+
+class Seen(TypedDict):
+    """Which galaxies of its suites' training part a run's weights have seen, also before it began with them.
+
+    views: most views of each, 0 for all; lineages: `data.loader.lineage_key` of each, none for all.
+    """
+
+    views: int
+    lineages: list[str]
 
 
 class Best(TypedDict):
@@ -82,7 +94,10 @@ class FitSettings(TypedDict):
 
 
 class RunRecord(Provenance):
-    """run.json. model: of `ModelConfig.to_json`; fit: settings; store: by suite; training: which views."""
+    """run.json. model: of `ModelConfig.to_json`; fit: settings; store: by suite; training: which views.
+
+    seen: which galaxies; runs of before that was kept do not tell.
+    """
 
     schema: int
     model: dict[str, Any]
@@ -90,6 +105,7 @@ class RunRecord(Provenance):
     instrument: dict[str, Any]
     store: dict[str, SuiteIdentity]
     training: dict[str, Any]
+    seen: NotRequired[Seen]
     finished: bool
     # Of a run that is finished. weights: a digest of model.pt.
     steps: NotRequired[int]

@@ -12,21 +12,23 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from kinmass.gen.physics.sightline import within
+from kinmass.gen.physics.profile import menc_at
 from kinmass.gen.storage import changes, store
 from kinmass.train.data.dataset import RADII_RE, Views, part_of
-from kinmass.train.data.loader import first_lineages
-from kinmass.train.run.checkpoint import RunError, instrument_of, read_config
-from kinmass.train.run.records import RunRecord, SuiteIdentity
+from kinmass.train.data.loader import lineage_key
+from kinmass.train.run.checkpoint import RunError, instrument_of, members_of, read_config
+from kinmass.train.run.records import RunRecord, Seen, SuiteIdentity
 
-#: Galaxies of each suite whose R_e is kept, at most.
+#: Galaxies of each suite whose R_e and mass are kept, at most.
 SIZES = 16
-#: The share by which R_e may differ: more than the rounding of another processor or a newer version makes.
-_SIZE_TOLERANCE = 0.01
+#: Kept is the mass inside so many R_e.
+_REACH_RE = RADII_RE[-1]
+#: The share by which R_e or the mass may differ: more than the rounding of another processor or a newer version makes.
+_TOLERANCE = 0.01
 
 
 def store_identity(path: Path, suites: Sequence[str]) -> dict[str, SuiteIdentity]:
-    """Return what identifies a store wherever it lies: per suite its schema, settings, galaxies, and sizes of some.
+    """Return what identifies a store wherever it lies: per suite its schema, settings, galaxies, sizes, masses of some.
 
     Raises StoreError for a store or suite that cannot be opened.
     """
@@ -36,7 +38,8 @@ def store_identity(path: Path, suites: Sequence[str]) -> dict[str, SuiteIdentity
         names = store.read_labels(group, "galaxy")
         done = np.flatnonzero(store.read_status(group) == store.DONE)
         some = done[np.unique(np.linspace(0, len(done) - 1, min(len(done), SIZES)).astype(int))]
-        sizes = store.read(group, "half_mass_radius", some)[:, 0] if len(some) else ()
+        sizes = store.read(group, "half_mass_radius", some)[:, 0].astype(float) if len(some) else np.zeros(0)
+        masses = _masses(group, some, sizes)
         identity[suite] = {
             "schema_version": group.attrs["schema_version"],
             "config": group.attrs["config"],
@@ -45,8 +48,18 @@ def store_identity(path: Path, suites: Sequence[str]) -> dict[str, SuiteIdentity
             "lineages": _digest(store.read_labels(group, "lineage")),
             "done": len(done),
             "sizes": {str(number): float(size) for number, size in zip(some, sizes, strict=True)},
+            "masses": {str(n): float(mass) for n, mass in zip(some, masses, strict=True) if np.isfinite(mass)},
         }
     return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
+
+
+def _masses(group: zarr.Group, numbers: np.ndarray, sizes_kpc: np.ndarray) -> np.ndarray:
+    """Return the total mass (N,) [Msun] of galaxies inside _REACH_RE times these sizes (N,); NaN beyond the truth's."""
+    if not len(numbers):
+        return np.zeros(0)
+    radius, mass = store.read(group, "radius", numbers), store.read(group, "mass", numbers)
+    total = mass[:, store.COMPONENTS.index("total")]
+    return np.asarray(10 ** menc_at(radius, total, _REACH_RE * sizes_kpc[:, None])[:, 0])
 
 
 def _digest(names: np.ndarray) -> str:
@@ -109,7 +122,8 @@ def _other_galaxies(group: zarr.Group, suite: str, earlier: SuiteIdentity, same_
         return [difference(f"list of galaxies of {suite}", n_earlier, len(names))]
     if earlier.get("lineages") not in (None, "", _digest(lineages[:n_earlier])):
         return [f"lineages of {suite} (by which galaxies are split)"]
-    return _other_sizes(group, names, earlier.get("sizes", {})) if same_sides else []
+    sizes, masses = earlier.get("sizes", {}), earlier.get("masses", {})
+    return (_other_sizes(group, names, sizes) if same_sides else []) or _other_masses(group, names, sizes, masses)
 
 
 def split_otherwise(path: Path, earlier: Mapping[str, SuiteIdentity]) -> list[str]:
@@ -156,43 +170,68 @@ def unlike_trained_on(runs: Iterable[Path], path: Path, suites: Iterable[str]) -
 
 def _other_sizes(group: zarr.Group, names: np.ndarray, earlier_sizes: Mapping[str, float]) -> list[str]:
     """Return a text for the first galaxy that is another, by its size, than the one that had its name earlier."""
-    numbers = np.array([int(number) for number in earlier_sizes if int(number) < len(names)], dtype=int)
-    if not len(numbers):
-        return []
-    numbers = numbers[store.read_status(group)[numbers] == store.DONE]
+    numbers = _done_among(group, earlier_sizes, len(names))
     sizes = store.read(group, "half_mass_radius", numbers)[:, 0] if len(numbers) else ()
     for number, size in zip(numbers, sizes, strict=True):
-        earlier_size = earlier_sizes[str(number)]
-        if not _is_same_size(earlier_size, size):
-            return [difference(f"R_e of {names[number]}", f"{earlier_size:.4g} kpc", f"{size:.4g} kpc")]
+        if not _is_alike(earlier := earlier_sizes[str(number)], size):
+            return [difference(f"R_e of {names[number]}", f"{earlier:.4g} kpc", f"{size:.4g} kpc")]
     return []
 
 
-def _is_same_size(earlier_kpc: float, later_kpc: float) -> bool:
-    return abs(later_kpc - earlier_kpc) <= _SIZE_TOLERANCE * abs(earlier_kpc)
+def _other_masses(
+    group: zarr.Group, names: np.ndarray, earlier_sizes: Mapping[str, float], earlier_masses: Mapping[str, float]
+) -> list[str]:
+    """Return a text for the first galaxy whose mass, inside the same radius [kpc], is not what it was earlier.
 
-
-def seen_in_training(run: RunRecord, path: Path, views: Views) -> np.ndarray:
-    """Return (N,) whether a run was trained on each view, by its suites, their split, and its --galaxies and --views.
-
-    Where the store lacks suites of the run, or galaxies that were done later count, it may be a few more than were.
-    Raises StoreError.
+    So it is where a suite was mapped anew, as after its snapshots or the code were mended: sizes stay as they were.
     """
-    fit, parts = run["fit"], np.array([part_of(str(lineage)) for lineage in views.lineage])
-    seen = np.isin(views.suite, fit["suites"]) & (parts == "train")
-    if most_views := fit.get("views", 0):
-        seen &= views.view < most_views
-    if most_lineages := fit.get("galaxies", 0):
-        names: set[str] = set()
-        for suite in set(fit["suites"]) & set(store.suites(path)):
-            group = store.open_suite(path, suite)
-            then = run["store"].get(suite)
-            n_then = then["galaxies"] if then else None  # newcomers lie behind those that were there
-            is_done = store.read_status(group)[:n_then] == store.DONE
-            lineages = store.read_labels(group, "lineage")[:n_then][is_done]
-            names |= {within(suite, str(lineage)) for lineage in lineages if part_of(str(lineage)) == "train"}
-        seen &= np.isin(views.lineages().astype(str), sorted(first_lineages(names, most_lineages)))
+    numbers = _done_among(group, earlier_masses.keys() & earlier_sizes.keys(), len(names))
+    sizes = np.array([earlier_sizes[str(number)] for number in numbers], dtype=float)
+    for number, size, mass in zip(numbers, sizes, _masses(group, numbers, sizes), strict=True):
+        if np.isfinite(mass) and not _is_alike(earlier := earlier_masses[str(number)], mass):
+            inside = f"mass of {names[number]} inside {_REACH_RE * size:.3g} kpc"
+            return [difference(inside, f"{earlier:.4g} Msun", f"{mass:.4g} Msun")]
+    return []
+
+
+def _done_among(group: zarr.Group, kept: Iterable[str], n_galaxies: int) -> np.ndarray:
+    """Return those (N,) of the numbers of galaxies, which are texts, that a suite of so many has, and that are done."""
+    numbers = np.array(sorted(int(number) for number in kept if int(number) < n_galaxies), dtype=int)
+    return numbers[store.read_status(group)[numbers] == store.DONE] if len(numbers) else numbers
+
+
+def _is_alike(earlier: float, later: float) -> bool:
+    return abs(later - earlier) <= _TOLERANCE * abs(earlier)
+
+
+def seen_in_training(run: Path, views: Views) -> np.ndarray:
+    """Return (N,) whether a run, or a member of an ensemble, was trained on each view, or began with weights that were.
+
+    By its suites, their split, and its --galaxies and --views. Raises RunError.
+    """
+    parts = np.array([part_of(str(lineage)) for lineage in views.lineage])
+    seen = np.zeros(len(views), dtype=bool)
+    for record in map(read_config, members_of(run)):
+        of_member = seen_of(record)
+        by_member = np.isin(views.suite, record["fit"]["suites"]) & (parts == "train")
+        if of_member["views"]:
+            by_member &= views.view < of_member["views"]
+        if lineages := set(of_member["lineages"]):
+            by_member &= np.array([lineage_key(str(name)) in lineages for name in views.lineages()], dtype=bool)
+        seen |= by_member
     return seen
+
+
+def seen_of(run: RunRecord) -> Seen:
+    """Return which galaxies a run's weights have seen; of one of before that was kept all that it may have seen."""
+    return run.get("seen") or Seen(views=0, lineages=[])
+
+
+def seen_by_all(several: Sequence[Seen]) -> Seen:
+    """Return what one or another of several has seen."""
+    views, lineages = [seen["views"] for seen in several], [seen["lineages"] for seen in several]
+    all_lineages = sorted(set().union(*lineages)) if all(lineages) else []
+    return Seen(views=max(views) if all(views) else 0, lineages=all_lineages)
 
 
 def require_store(run: Path, path: Path) -> None:
@@ -242,7 +281,11 @@ def same_suites(one: RunRecord, other: RunRecord) -> bool:
             lineages = {a.get("lineages") or b.get("lineages"), b.get("lineages") or a.get("lineages")}
             if a["names"] != b["names"] or len(lineages) > 1:  # lineages say which galaxies are trained on
                 return False
-        sizes, other_sizes = a.get("sizes", {}), b.get("sizes", {})
-        if not all(_is_same_size(sizes[number], other_sizes[number]) for number in sizes.keys() & other_sizes.keys()):
-            return False
+        for one_kept, other_kept in (
+            (a.get("sizes", {}), b.get("sizes", {})),
+            (a.get("masses", {}), b.get("masses", {})),
+        ):
+            in_both = one_kept.keys() & other_kept.keys()
+            if not all(_is_alike(one_kept[number], other_kept[number]) for number in in_both):
+                return False
     return True

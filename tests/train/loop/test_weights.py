@@ -13,10 +13,14 @@ from conftest import LOCKS
 
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.train import distributed as ddp
+from kinmass.train.data.dataset import concatenate, read_views
+from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, fit, fit_ensemble
 from kinmass.train.loop.fitter import Fitter
+from kinmass.train.loop.prepare import prepare
 from kinmass.train.run.checkpoint import RunError, load_members, read_tensors, write_json
+from kinmass.train.run.trained_on import seen_by_all, seen_in_training
 
 SUITES = ("bursty", "middle", "quiet")
 #: A fit whose one step moves nothing.
@@ -139,6 +143,40 @@ def test_a_fit_that_goes_on_needs_no_run_to_start_from(map_store, tmp_path, trai
     for others in ((), (str(tmp_path / "other"),)):
         with pytest.raises(RunError, match="settings: start_from"):
             fit(dataclasses.replace(config, start_from=others), tmp_path / "stopped", quiet=True)
+
+
+def test_which_galaxies_weights_have_seen_is_kept(map_store, tmp_path, trained):
+    """Galaxies that are mapped later are others of --galaxies; members, and runs that they begin with, have their own.
+
+    Galaxies that were trained on passed for those of a test.
+    """
+    store, expected = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS), set()
+    config = dataclasses.replace(config_of(map_store, galaxies=3, views=1, **STILL), store=str(store))
+    content = json.loads((trained / "both" / "run.json").read_text())
+    for member, n_done in enumerate((8, 12)):
+        for suite in SUITES:
+            zarr.open_group(store / suite, mode="r+")["status"][:] = np.arange(12) < n_done
+        of_three = galaxies_of(store, done_galaxies(store, SUITES), "train", 3)
+        expected |= {(SUITES[s], of_three.names[s][n]) for s, n in zip(of_three.suite, of_three.number, strict=True)}
+        run = shutil.copytree(trained / "both", tmp_path / "run" / f"member-{member}")
+        write_json(run / "run.json", content | {"seen": prepare(config, torch.device("cpu")).seen})
+    assert 3 < len(expected) <= 6
+    views = concatenate([read_views(store, suite) for suite in SUITES])
+
+    def seen_by(run: Path) -> set[tuple[str, str]]:
+        seen = views[seen_in_training(run, views)]
+        assert not seen.view.any()
+        return set(zip(seen.suite, seen.galaxy, strict=True))
+
+    assert seen_by(tmp_path / "run") == expected
+    begun = dataclasses.replace(config, galaxies=2, start_from=(str(tmp_path / "run" / "member-0"),))
+    for _ in "begun", "gone on with":
+        ddp.request_stop()
+        with pytest.raises(Stopped):
+            fit(begun, tmp_path / "begun", quiet=True)
+        begun = dataclasses.replace(begun, start_from=(str(tmp_path / "moved" / "member-0"),))
+    assert seen_by(tmp_path / "run" / "member-0") <= seen_by(tmp_path / "begun")
+    assert seen_by_all([{"views": 1, "lineages": ["a"]}, {"views": 0, "lineages": []}]) == {"views": 0, "lineages": []}
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,17 @@ def test_views_from_other_sides_are_of_the_same_galaxies_but_no_store_to_go_on_w
     assert unlike_trained_on([run], other, ["quiet"]) == []
     with pytest.raises(RunError, match=r"seed of quiet \(0 there, 7 asked for\)"):
         require_store(run, other)
+    _heavier(group)  # of galaxies that are others, from whatever side
+    assert "mass of snap_" in "".join(unlike_trained_on([run], other, ["quiet"]))
 
 
 def _resize(group):
     group["half_mass_radius"][:] = 1.1 * group["half_mass_radius"][:]
+
+
+def _heavier(group):
+    """As a suite that was mapped anew once snapshots that lacked dark matter were mended: its sizes are as before."""
+    group["mass"][:] = 1.3 * group["mass"][:]
 
 
 def _exchange(group):
@@ -71,6 +78,7 @@ def _split_otherwise(group):
 
 OTHERS = {
     "size": (_resize, "R_e of snap_"),
+    "mass": (_heavier, r"mass of snap_\S+ inside [\d.]+ kpc \(\S+ Msun there, \S+ Msun asked for\)"),
     "names": (_exchange, "list of galaxies of quiet"),
     "lineages": (_split_otherwise, "lineages of quiet"),
     "mapping": (lambda group: None, r"suite.tracers.gas.* \(all there, cold asked for\)"),
@@ -95,6 +103,6 @@ def test_another_suite_of_the_same_name_is_told(runs, run, other, kind, capsys, 
     old = shutil.copytree(run, tmp_path / "old", ignore=KEPT)
     content = json.loads((old / "run.json").read_text())
     for suite in content["store"].values():
-        del suite["lineages"], suite["sizes"]
+        del suite["lineages"], suite["sizes"], suite["masses"]
     (old / "run.json").write_text(json.dumps(content))
     assert bool(unlike_trained_on([old], other, ["quiet"])) == (kind in ("names", "mapping"))

@@ -190,6 +190,11 @@ class TypeReader:
     def _masses(self, ptype: str, field: Field) -> np.ndarray:
         """Read masses (N,) [Msun] of one type, and check them."""
         name = self.format.mass
+        if name not in self.fields[ptype]:
+            raise SnapshotError(
+                f"{self.path}: {ptype} has neither {name} nor a MassTable entry; write either, or leave this type out "
+                "of `particles`"
+            )
         mass = field(name, self.units.mass_msun)
         problem, hint = impossible_masses(mass)
         if problem:

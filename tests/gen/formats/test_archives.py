@@ -535,6 +535,25 @@ def test_what_cannot_be_is_refused_by_name(fault, tmp_path):
         layouts.read(path, "gizmo")
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_type_without_masses_may_be_left_out(whole, tmp_path, monkeypatch):
+    """A cutout of few fields has black holes without masses, AREPO its tracers: the file was refused all the same."""
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10**6 if whole else 10)
+
+    def add_holes(file: h5py.File) -> None:
+        file["PartType5/Coordinates"] = np.array([[1.0, 2, 3], [3.0, 2, 1]])
+        for name in ("NumPart_ThisFile", "NumPart_Total"):
+            file["Header"].attrs[name] = [40, 40, 0, 0, 40, 2]
+
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", written := layouts.galaxy()), add_holes)
+    read = layouts.read(path, "gizmo", layouts.DARK | {"black_holes": []})
+    for name, p in written.components().items():
+        assert read.components()[name].mass_msun.sum() == pytest.approx(p.mass_msun.sum(), rel=1e-6)
+    assert not [words for words in sketch(path, "gizmo", layouts.DARK | {"black_holes": []}).wrong if "mass" in words]
+    with pytest.raises(SnapshotError, match=r"PartType5 has neither Masses nor .*, or leave this type out"):
+        layouts.read(path, "gizmo", layouts.DARK)
+
+
 def test_places_that_were_not_written_are_missed_wherever_the_galaxy_is(tmp_path, monkeypatch):
     """A sphere that does not reach (0, 0, 0) would only lack these particles, and a kept index says nothing of them."""
     monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)

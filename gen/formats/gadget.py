@@ -427,6 +427,7 @@ class Eagle(Gadget):
     """
 
     name = "eagle"
+    has_equation_of_state = True
     default: ClassVar[dict[str, UnitScaling]] = Gadget.default | {"length_kpc": (1000.0, 1.0, -1.0)}
     default_words = "Mpc/h, 1e10 Msun/h, km/s sqrt(a)"
 
@@ -435,6 +436,7 @@ class Arepo(Gadget):
     """AREPO: Voronoi cells carry mass and density instead of a smoothing length."""
 
     name = "arepo"
+    has_equation_of_state = True
     frontend = ("yt.frontends.arepo.api", "ArepoHDF5Dataset")
 
     def untold(self, ptype: str, cosmological: bool) -> str:
@@ -458,6 +460,8 @@ class Simba(Gizmo):
     """SIMBA (Davé et al. 2019): GIZMO with 64 neighbours."""
 
     name = "simba"
+    has_equation_of_state = True
+    molecules = "FractionH2"
 
 
 def write(

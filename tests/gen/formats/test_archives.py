@@ -5,6 +5,7 @@ import re
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from math import comb
@@ -1037,6 +1038,22 @@ def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("archive", "asked"), [("eagle", True), ("tng", True), ("simba", True), ("swift", True), ("fire", False)]
+)
+def test_gas_that_forms_stars_on_an_equation_of_state_is_not_lost_from_cold_gas(archive, asked, tmp_path):
+    """A cutout of few fields lacked the rates: the densest gas, above 2e4 K on that equation, was in no map."""
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda f: [f["PartType0"].pop(name, None) for name in ("StarFormationRate", "StarFormationRates")])
+    tracers = Tracers(gas="cold")
+    wrong = sketch(path, form, layouts.DARK, tracers=tracers).wrong
+    assert any("no StarFormationRate" in words for words in wrong) == asked
+    with pytest.raises(SnapshotError, match="no StarFormationRate") if asked else nullcontext():
+        assert layouts.read(path, form, layouts.DARK, tracers=tracers).gas.weight is not None
+    assert layouts.read(path, form, layouts.DARK).gas.weight is None
+
+
+@pytest.mark.parametrize(
     ("archive", "field", "change", "words"),
     [
         ("swift", "Temperatures", np.log10, r"by its Temperature no gas is above 9\.5 K"),
@@ -1077,6 +1094,13 @@ def test_neutral_hydrogen_weighs_its_mass(archive, tmp_path):
     path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
     gas = layouts.read(path, form, layouts.DARK, tracers=Tracers(gas="hi")).gas
     np.testing.assert_allclose(gas.weight, 0.76 * np.linspace(0, 1, 40) * gas.mass_msun, rtol=1e-6)
+
+
+def test_neutral_hydrogen_of_simba_without_its_molecules_is_refused(tmp_path):
+    """A cutout of few fields: the densest gas, which is molecular, weighed next to nothing."""
+    path = edit(layouts.simba(tmp_path / "snap.hdf5", layouts.galaxy()), lambda f: f["PartType0"].pop("FractionH2"))
+    with pytest.raises(SnapshotError, match="`gas: hi` needs FractionH2"):
+        layouts.read(path, "simba", layouts.DARK, tracers=Tracers(gas="hi"))
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def of_no_rank(suite: Suite, haloes: Sequence[Halo]) -> str:
 
     So it is with Rockstar's own lists: a satellite passes for a central. Who writes a table has chosen its galaxies.
     """
-    is_asked = suite.selection.which == "central" and suite.catalogue.format != "table"
+    is_asked = suite.selection.which == "central" and suite.catalogue.format not in ("none", "table")
     if not is_asked or len(haloes) < 2 or any(halo.central is not None for halo in haloes):
         return ""
     return (

@@ -216,6 +216,10 @@ class Format(ABC):
     host: ClassVar[str | None] = "gas"
     components: ClassVar[dict[str, list[str]]]
     mass: ClassVar[str] = "Masses"
+    #: Whether star-forming gas of its cosmological runs has an effective equation of state, hotter than cold gas.
+    has_equation_of_state: ClassVar[bool] = False
+    #: The field of molecular hydrogen, where neutral hydrogen in another has only atoms.
+    molecules: ClassVar[str | None] = None
     #: Raised where other galaxies are made of the same files than before: a store that has some is not gone on with.
     version_of_reading: ClassVar[int] = 1
     has_parts: ClassVar[bool] = True  # whether several processes can share the search for its blocks

@@ -146,7 +146,7 @@ class Gadget(Format):
     ) -> tuple[np.ndarray, np.ndarray, tuple[Beside, ...]]:
         """Link the particles of one file for yt; return counts (6,), MassTable masses (6,) and what it says of units.
 
-        A mass is NaN where each particle of the type has its own.
+        A mass is NaN where each particle of the type has its own, and 0 where none has any.
         """
         type_masses = np.zeros(6)
         mass_table = np.ravel(attrs.get("MassTable", type_masses)).astype(float)[:6]
@@ -161,10 +161,10 @@ class Gadget(Format):
                 if not holds_particles(path, group):
                     continue
                 counts[number] = group["Coordinates"].shape[0]
-                if "Masses" in self._link(path, name := f"PartType{number}", group, staged_file, light):
+                if "Masses" in self._link(path, f"PartType{number}", group, staged_file, light):
                     type_masses[number] = np.nan
-                elif counts[number] and not (np.isfinite(type_masses[number]) and type_masses[number] != 0):
-                    raise SnapshotError(f"{path}: {name} has neither Masses nor a MassTable entry; write either")
+                elif not np.isfinite(type_masses[number]):
+                    type_masses[number] = 0.0  # a type without masses is refused where it is read
             return counts, type_masses, said_beside(path, source)
 
     def _link(self, path: Path, ptype: str, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:
@@ -427,6 +427,7 @@ class Eagle(Gadget):
     """
 
     name = "eagle"
+    has_equation_of_state = True
     default: ClassVar[dict[str, UnitScaling]] = Gadget.default | {"length_kpc": (1000.0, 1.0, -1.0)}
     default_words = "Mpc/h, 1e10 Msun/h, km/s sqrt(a)"
 
@@ -435,6 +436,7 @@ class Arepo(Gadget):
     """AREPO: Voronoi cells carry mass and density instead of a smoothing length."""
 
     name = "arepo"
+    has_equation_of_state = True
     frontend = ("yt.frontends.arepo.api", "ArepoHDF5Dataset")
 
     def untold(self, ptype: str, cosmological: bool) -> str:
@@ -458,6 +460,8 @@ class Simba(Gizmo):
     """SIMBA (Davé et al. 2019): GIZMO with 64 neighbours."""
 
     name = "simba"
+    has_equation_of_state = True
+    molecules = "FractionH2"
 
 
 def write(

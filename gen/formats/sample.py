@@ -86,7 +86,8 @@ def _sample_group(group: h5py.Group, n: int, max_particles: int, table_mass: flo
     vel = take(group["Velocities"].__getitem__, n, max_particles) if "Velocities" in group else np.zeros_like(pos)
     mass = take(group["Masses"].__getitem__, n, max_particles) if "Masses" in group else np.full(len(pos), table_mass)
     formation_time = take(group[formed].__getitem__, n, max_particles) if formed in group else None
-    return Sample(n, pos, vel, mass, frozenset(group), formation_time)
+    fields = frozenset([*group, *(["Masses"] if table_mass else [])])
+    return Sample(n, pos, vel, mass, fields, formation_time)
 
 
 def _join_samples(count: int, parts: list[Sample]) -> Sample:

@@ -62,6 +62,7 @@ class Tipsy(Format):
         "black_holes": ["BlackHoles"],
     }
     mass = "Mass"
+    version_of_reading = 2  # before, all kernels had 32 neighbours, whatever nSmooth said
     corner = -0.5
     formed = "FormationTime"
     disguised = "BlackHoles"

@@ -33,12 +33,20 @@ def temperature_k(energy_kms2: np.ndarray, electron_abundance: np.ndarray) -> np
     return 2 / 3 * PROTON_K_PER_KMS2 * energy_kms2 * mu
 
 
-def is_cold(fields: Collection[str], read: Read, energy_kms2: float, below_k: float, unit_k: float) -> np.ndarray:
+def is_cold(
+    fields: Collection[str],
+    read: Read,
+    energy_kms2: float,
+    below_k: float,
+    unit_k: float,
+    has_equation_of_state: bool,
+) -> np.ndarray:
     """Tell which gas particles (N,) are cooler than below_k [K] or form stars.
 
-    Star-forming gas counts because its effective equation of state is hotter than the gas it stands for. energy_kms2
-    is the code unit of specific energy, unit_k that of temperatures. Raises SnapshotError where a file has neither
-    temperatures nor energies.
+    Star-forming gas counts because its effective equation of state is hotter than the gas it stands for;
+    has_equation_of_state tells that it has one, so that it cannot be told without its rate. energy_kms2 is the code
+    unit of specific energy, unit_k that of temperatures. Raises SnapshotError where a file has neither temperatures nor
+    energies.
     """
     if name := next((name for name in ("Temperature", "InternalEnergy") if name in fields), ""):
         values = read(name)
@@ -69,21 +77,34 @@ def is_cold(fields: Collection[str], read: Read, energy_kms2: float, below_k: fl
             "another unit? Repair it, or take `tracers: {gas: all}`"
         )
     cold = kelvin < below_k
-    return cold | (read("StarFormationRate") > 0) if "StarFormationRate" in fields else cold
+    if "StarFormationRate" in fields:
+        return cold | (read("StarFormationRate") > 0)
+    if has_equation_of_state:
+        raise SnapshotError(
+            "`gas: cold` counts gas that forms stars, which most models of this code keep hotter than the gas it "
+            "stands for, but there is no StarFormationRate; get the file with it, or take `tracers: {gas: all}`"
+        )
+    return cold
 
 
-def neutral_fraction(fields: Collection[str], read: Read) -> np.ndarray:
+def neutral_fraction(fields: Collection[str], read: Read, molecules: str | None = None) -> np.ndarray:
     """Return the mass of neutral hydrogen, atoms and molecules, over gas mass (N,).
 
     Most codes store one number for both. SIMBA's Grackle and COLIBRE's CHIMES store atoms alone in it, and
     molecules, which are most of the star-forming gas, in another field: FractionH2 is the share of the hydrogen
     mass (Davé et al. 2019, section 2.2; caesar's hydrogen_mass_calc), SpeciesFractions[H2] is molecules per
-    hydrogen nucleus. Raises SnapshotError naming the missing fields.
+    hydrogen nucleus. molecules: the field that has them in files of this format, None where none is needed. Raises
+    SnapshotError naming the missing fields.
     """
     if "NeutralHydrogenAbundance" not in fields:
         raise SnapshotError(
             "`gas: hi` needs NeutralHydrogenAbundance (GIZMO, AREPO) or SpeciesFractions and ElementMassFractions "
             "(SWIFT); use a full snapshot, write that dataset, or take `tracers: {gas: cold}`"
+        )
+    if molecules is not None and molecules not in fields:
+        raise SnapshotError(
+            f"`gas: hi` needs {molecules}, for this code's NeutralHydrogenAbundance leaves out molecules, most of the "
+            "densest gas; get the file with it, or take `tracers: {gas: cold}`"
         )
     fraction = _fraction("NeutralHydrogenAbundance", read)
     for name, nuclei in (("FractionH2", 1), ("MolecularHydrogenAbundance", 2)):

@@ -190,6 +190,11 @@ class TypeReader:
     def _masses(self, ptype: str, field: Field) -> np.ndarray:
         """Read masses (N,) [Msun] of one type, and check them."""
         name = self.format.mass
+        if name not in self.fields[ptype]:
+            raise SnapshotError(
+                f"{self.path}: {ptype} has neither {name} nor a MassTable entry; write either, or leave this type out "
+                "of `particles`"
+            )
         mass = field(name, self.units.mass_msun)
         problem, hint = impossible_masses(mass)
         if problem:
@@ -241,9 +246,11 @@ class TypeReader:
         if ptype in self.components["gas"] and tracers.gas == "cold":
             energy_kms2 = self.units.energy_kms2 * self.units.factors.get("InternalEnergy", 1.0)
             unit_k = self.units.factors.get("Temperature", 1.0)
-            return mass * is_cold(fields, field, energy_kms2, tracers.cold_below_k, unit_k)
+            # Runs without expansion are of many models of the gas.
+            has_equation_of_state = self.format.has_equation_of_state and self.units.cosmological
+            return mass * is_cold(fields, field, energy_kms2, tracers.cold_below_k, unit_k, has_equation_of_state)
         if ptype in self.components["gas"] and tracers.gas == "hi":
-            return mass * neutral_fraction(fields, field)
+            return mass * neutral_fraction(fields, field, self.format.molecules)
         if ptype in self.components["stars"] and tracers.light_field is not None:
             if "Light" not in fields:
                 raise SnapshotError(f"no dataset for `light_field: {tracers.light_field}`; name one that it has")

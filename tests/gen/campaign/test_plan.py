@@ -248,6 +248,9 @@ def test_a_catalogue_that_does_not_tell_centrals_is_told_where_these_are_asked_f
     assert len(list_tasks(load_suite(tmp_path / "s.yaml"))) == 2
     words = "its catalogue does not tell centrals from satellites"
     assert (words in capsys.readouterr().err) == said == (words in "".join(describe(tmp_path / "s.yaml")))
+    layouts.fire(tmp_path / "snap_601.hdf5", layouts.galaxy())
+    list_tasks(Suite(**config | {"root": tmp_path, "catalogue": {}}))  # without one there is nothing to tell
+    assert words not in capsys.readouterr().err
 
 
 def test_galaxies_of_one_snapshot_in_two_suites_are_told_where_their_lineages_differ(tmp_path, capsys):

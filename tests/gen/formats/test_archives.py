@@ -5,6 +5,7 @@ import re
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from math import comb
@@ -546,6 +547,25 @@ def test_what_cannot_be_is_refused_by_name(fault, tmp_path):
         layouts.read(path, "gizmo")
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_type_without_masses_may_be_left_out(whole, tmp_path, monkeypatch):
+    """A cutout of few fields has black holes without masses, AREPO its tracers: the file was refused all the same."""
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10**6 if whole else 10)
+
+    def add_holes(file: h5py.File) -> None:
+        file["PartType5/Coordinates"] = np.array([[1.0, 2, 3], [3.0, 2, 1]])
+        for name in ("NumPart_ThisFile", "NumPart_Total"):
+            file["Header"].attrs[name] = [40, 40, 0, 0, 40, 2]
+
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", written := layouts.galaxy()), add_holes)
+    read = layouts.read(path, "gizmo", layouts.DARK | {"black_holes": []})
+    for name, p in written.components().items():
+        assert read.components()[name].mass_msun.sum() == pytest.approx(p.mass_msun.sum(), rel=1e-6)
+    assert not [words for words in sketch(path, "gizmo", layouts.DARK | {"black_holes": []}).wrong if "mass" in words]
+    with pytest.raises(SnapshotError, match=r"PartType5 has neither Masses nor .*, or leave this type out"):
+        layouts.read(path, "gizmo", layouts.DARK)
+
+
 def test_places_that_were_not_written_are_missed_wherever_the_galaxy_is(tmp_path, monkeypatch):
     """A sphere that does not reach (0, 0, 0) would only lack these particles, and a kept index says nothing of them."""
     monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
@@ -1009,6 +1029,22 @@ def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("archive", "asked"), [("eagle", True), ("tng", True), ("simba", True), ("swift", True), ("fire", False)]
+)
+def test_gas_that_forms_stars_on_an_equation_of_state_is_not_lost_from_cold_gas(archive, asked, tmp_path):
+    """A cutout of few fields lacked the rates: the densest gas, above 2e4 K on that equation, was in no map."""
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda f: [f["PartType0"].pop(name, None) for name in ("StarFormationRate", "StarFormationRates")])
+    tracers = Tracers(gas="cold")
+    wrong = sketch(path, form, layouts.DARK, tracers=tracers).wrong
+    assert any("no StarFormationRate" in words for words in wrong) == asked
+    with pytest.raises(SnapshotError, match="no StarFormationRate") if asked else nullcontext():
+        assert layouts.read(path, form, layouts.DARK, tracers=tracers).gas.weight is not None
+    assert layouts.read(path, form, layouts.DARK).gas.weight is None
+
+
+@pytest.mark.parametrize(
     ("archive", "field", "change", "words"),
     [
         ("swift", "Temperatures", np.log10, r"by its Temperature no gas is above 9\.5 K"),
@@ -1049,6 +1085,13 @@ def test_neutral_hydrogen_weighs_its_mass(archive, tmp_path):
     path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
     gas = layouts.read(path, form, layouts.DARK, tracers=Tracers(gas="hi")).gas
     np.testing.assert_allclose(gas.weight, 0.76 * np.linspace(0, 1, 40) * gas.mass_msun, rtol=1e-6)
+
+
+def test_neutral_hydrogen_of_simba_without_its_molecules_is_refused(tmp_path):
+    """A cutout of few fields: the densest gas, which is molecular, weighed next to nothing."""
+    path = edit(layouts.simba(tmp_path / "snap.hdf5", layouts.galaxy()), lambda f: f["PartType0"].pop("FractionH2"))
+    with pytest.raises(SnapshotError, match="`gas: hi` needs FractionH2"):
+        layouts.read(path, "simba", layouts.DARK, tracers=Tracers(gas="hi"))
 
 
 @pytest.mark.parametrize(

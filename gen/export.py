@@ -16,7 +16,7 @@ from kinmass.gen.options import OptionError
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import aside, make_folder
-from kinmass.gen.words import counted
+from kinmass.gen.words import counted, few
 
 #: The unit of each channel in FITS spelling, and what the channel is, in the words of a header.
 _CHANNELS = {
@@ -85,8 +85,7 @@ def _index_of(group: zarr.Group, path: Path, suite: str, galaxy: str) -> int:
     """Return the place of a galaxy in its suite. Raises StoreError where it is not there, or has no maps."""
     names = store.read_labels(group, "galaxy").tolist()
     if galaxy not in names:
-        few = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
-        raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {few}")
+        raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {few(names, 5)}")
     index = int(names.index(galaxy))
     if store.read(group, "status", index) != store.DONE:
         raise store.StoreError(f"{path}/{suite}: {galaxy} has no maps (see failures.jsonl); run `kinmass maps`")

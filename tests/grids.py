@@ -4,6 +4,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -24,12 +25,7 @@ def ramses(folder: Path, galaxy: Galaxy, centre: np.ndarray, velocity: np.ndarra
     return path
 
 
-def old_ramses(folder: Path, galaxy: Galaxy, centre: np.ndarray, velocity: np.ndarray, **options: object) -> Path:
-    return ramses(folder, galaxy, centre, velocity, families=False, **options)
-
-
-def isolated_ramses(folder: Path, galaxy: Galaxy, centre: np.ndarray, velocity: np.ndarray, **options: object) -> Path:
-    return ramses(folder, galaxy, centre, velocity, boxlen=250.0, **options)
+old_ramses, isolated_ramses = partial(ramses, families=False), partial(ramses, boxlen=250.0)
 
 
 def records(path: Path, order: str = "<") -> list[bytes]:

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kinmass.gen.command import several_processes
 from kinmass.gen.errors import interrupt
-from kinmass.gen.words import counted
+from kinmass.gen.words import counted, few
 from kinmass.train.allotted import whole_number
 
 T = TypeVar("T")
@@ -163,7 +163,7 @@ def neighbours() -> Crew:
 def describe_processes() -> str:
     """Return how many processes there are and on which hosts, as text. Every process has to call it."""
     hosts, n = sorted(set(gather(socket.gethostname()))), world_size()
-    return f"{counted(n, 'process', 'processes')} on {', '.join(hosts[:4])}{', ...' if len(hosts) > 4 else ''}"
+    return f"{counted(n, 'process', 'processes')} on {few(hosts, 4)}"
 
 
 def wrap(model: nn.Module) -> nn.Module:

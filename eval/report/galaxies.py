@@ -86,26 +86,13 @@ def saliency(attributions: np.ndarray, radii_re: np.ndarray, field_of_view_re: f
     bottom, positions = np.zeros(len(radii_re)), np.arange(len(radii_re))
     for channel in channels:
         tracer, hatch = ("stars", "gas")[channel // 4], ("", "///", "...")[channel % 4]
-        label = _name(channel)
-        axis.bar(
-            positions,
-            share[:, channel],
-            bottom=bottom,
-            color=COLOUR[tracer],
-            hatch=hatch,
-            edgecolor="w",
-            width=0.9,
-            label=label,
-        )
+        style: dict[str, Any] = {"color": COLOUR[tracer], "hatch": hatch, "edgecolor": "w", "width": 0.9}
+        axis.bar(positions, share[:, channel], bottom=bottom, label=_name(channel), **style)
         bottom += share[:, channel]
     axis.set(xlabel="r / R$_e$ of the enclosed mass", ylabel="share of the attribution", ylim=(0, 1))
     axis.set_xticks(positions, [f"{r:.2g}" for r in radii_re])
-    axis.legend(
-        *[x[::-1] for x in axis.get_legend_handles_labels()],
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        frameon=False,
-    )
+    upwards = [x[::-1] for x in axis.get_legend_handles_labels()]
+    axis.legend(*upwards, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return maps, bars
 
 

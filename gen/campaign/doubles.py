@@ -17,7 +17,7 @@ from kinmass.gen.catalogues.table import named_by
 from kinmass.gen.formats import SnapshotError
 from kinmass.gen.storage.suite_group import SAME_PLACE_KPC
 from kinmass.gen.suite import Suite, SuiteError
-from kinmass.gen.words import counted
+from kinmass.gen.words import counted, few
 
 #: Scale factors, or times, that differ by a smaller share are of one time: runs write theirs at slightly other ones.
 SAME_TIME = 1e-3
@@ -46,7 +46,7 @@ def said(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
 
 def not_looked_into(suite: Suite) -> list[str]:
     """Say which folders with snapshots, or that may have some, `snapshots` does not lead into."""
-    closed, links = (_few(list(map(str, paths))) for paths in (suite.closed_folders(), suite.unfollowed_links()))
+    closed, links = (few(paths) for paths in (suite.closed_folders(), suite.unfollowed_links()))
     lines = [f"{closed} cannot be looked into (permission denied): snapshots in there are left out"] if closed else []
     if links:
         lines.append(
@@ -128,20 +128,15 @@ def _unmatched(tables: Mapping[Path, _Shared]) -> list[str]:
     for table, shared in tables.items():
         if names := [name for name, named in shared.by_entry.items() if not named]:
             lines.append(
-                f"{table}: `snapshot` {_few(names)} is none of the {counted(len(shared.snapshots), 'snapshot')} that "
+                f"{table}: `snapshot` {few(names)} is none of the {counted(len(shared.snapshots), 'snapshot')} that "
                 "`snapshots` matches: these rows are left out; write a file's name or number"
             )
         named = {snapshot for of_name in shared.by_entry.values() for snapshot in of_name}
         if shared.by_entry and (without := sorted(shared.snapshots - named)):
             lines.append(
-                f"{table}: no row is of {_few(list(map(str, without)))}: nothing is mapped from "
-                f"{'it' if len(without) == 1 else 'them'}"
+                f"{table}: no row is of {few(without)}: nothing is mapped from {'it' if len(without) == 1 else 'them'}"
             )
     return lines
-
-
-def _few(words: Sequence[str]) -> str:
-    return ", ".join([*words[:3], *(["..."] if len(words) > 3 else [])])
 
 
 def _copies(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:

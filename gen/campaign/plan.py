@@ -19,7 +19,7 @@ from kinmass.gen.formats import FORMATS
 from kinmass.gen.snapshots import alike
 from kinmass.gen.storage import lock, store, suite_group
 from kinmass.gen.suite import Suite, SuiteError
-from kinmass.gen.words import counted
+from kinmass.gen.words import counted, few
 
 #: A suite of more galaxies than this is written in shards of SHARD, others in a file for each galaxy and array.
 MANY = 4_000
@@ -255,11 +255,10 @@ def say_replaced(tasks: Sequence[Task], listings: Mapping[str, dict[Path, Listin
             if listing.replaced and not n_done[path]:
                 of_suite[path] = replace(listing, replaced="")
         if others := [path for path, listing in of_suite.items() if listing.replaced]:
-            few = ", ".join([*map(str, others[: alike.NAMED]), *(["..."] if len(others) > alike.NAMED else [])])
             n_mapped = counted(sum(n_done[path] for path in others), "finished galaxy", "finished galaxies")
             print(
-                f"{name}: the content of {counted(len(others), 'snapshot')} ({few}) has changed since "
-                f"{n_mapped} came from there; what is done stays as it is, `rm -r {out / name}` maps the suite anew; "
-                "if they are another run's, give its suite file another `name`",
+                f"{name}: the content of {counted(len(others), 'snapshot')} ({few(others, alike.NAMED)}) has changed "
+                f"since {n_mapped} came from there; what is done stays as it is, `rm -r {out / name}` maps the suite "
+                "anew; if they are another run's, give its suite file another `name`",
                 file=sys.stderr,
             )

@@ -183,12 +183,15 @@ class Worker:
             with self.clock("fetching"):
                 yield
 
+    def _kept(self, task: Task) -> tuple[Path, str, str | None, Path]:
+        """Return what says which index a task's snapshot has, and where it is kept."""
+        return task.snapshot, task.suite.format, task.suite.tracers.light_field, self.out / INDEXES
+
     def stage(self, task: Task, reading: Reading) -> None:
         """Stage a snapshot of many files for all ranks that look for parts of its blocks, or read from it."""
         self._reading = reading
         with self.clock("opening"), contextlib.suppress(SnapshotError):  # whoever opens it says what is wrong
-            light = task.suite.tracers.light_field
-            stage_once(task.snapshot, task.suite.format, light, self.out / INDEXES, self._slot)
+            stage_once(*self._kept(task), self._slot)
 
     def find_part(self, item: tuple[Task, Part], reading: Reading) -> Found | None:
         """Find where one part of the blocks of a task's snapshot lie; None where that cannot be told or is kept."""
@@ -196,8 +199,7 @@ class Worker:
         with self.clock("loading"):
             load_frontends()
         with self.clock("opening"), contextlib.suppress(SnapshotError):  # whoever opens the whole says what is wrong
-            light = task.suite.tracers.light_field
-            return find_part(task.snapshot, task.suite.format, light, self.out / INDEXES, part, self._slot)
+            return find_part(*self._kept(task), part, self._slot)
         return None
 
     def keep_parts(self, task: Task, parts: list[Found | None]) -> None:
@@ -205,8 +207,7 @@ class Worker:
         if found := [part for part in parts if part is not None]:
             with contextlib.suppress(SnapshotError):  # the same error comes again with each of its galaxies
                 if len(found) == len(parts):
-                    light = task.suite.tracers.light_field
-                    keep_parts(task.snapshot, task.suite.format, light, self.out / INDEXES, found)
+                    keep_parts(*self._kept(task), found)
 
     def index(self, task: Task, reading: Reading) -> None:
         """Find where the blocks of the task's snapshot lie, so that no rank that reads from it has to wait for that."""

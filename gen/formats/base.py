@@ -57,15 +57,6 @@ def may_be_damaged_file(error: BaseException) -> bool:
     )
 
 
-def first_bytes(path: Path, n: int) -> bytes:
-    """Read the first n bytes of a file, or all of a shorter one. Raises SnapshotError."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(n)
-    except OSError as error:
-        raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
-
-
 def _no_room(error: BaseException) -> int:
     """Return the system's number for a full disk, where an exception tells of one, else 0. HDF5 has it in its words."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -196,6 +187,15 @@ def check_cosmology(path: Path, scale_factor: float, hubble: float, check_a: str
         raise SnapshotError(f"{path}: its header says scale factor a = {scale_factor:.4g}; check {check_a}")
     if not 0.1 < hubble <= 10:
         raise SnapshotError(f"{path}: its header says h = {hubble:.4g}; check {check_h}")
+
+
+def first_bytes(path: Path, n: int) -> bytes:
+    """Read the first n bytes of a file, or all of a shorter one. Raises SnapshotError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(n)
+    except OSError as error:
+        raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
 
 
 class Format(ABC):

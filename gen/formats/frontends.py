@@ -248,40 +248,30 @@ def raw_dataset_class(module: str, name: str, overrides: Overrides = (), lends_u
     lengths that the file lacks (it never returns when a position is NaN, and leaves side files). Neither is needed
     here; without them a galaxy of 50,000 particles opens ten times faster.
     """
-    import yt
-    from yt.config import ytcfg
-
-    yt.set_log_level("error")
-    ytcfg["yt", "suppress_stream_logging"] = True
     import_module("yt.frontends.gadget.api")  # the readers that AREPO and GIZMO borrow register here
     frontend = getattr(import_module(module), name)
-    methods = {
-        "_is_valid": classmethod(_never_valid),
-        "create_field_info": _create_field_info,
-        "_index_class": _point_index_class(frontend._index_class),
-        **(_lending_methods(frontend) if lends_units else {}),
-        **dict(overrides),
-    }
-    return type(f"Raw{name}{next(_class_numbers)}", (frontend,), methods)  # yt warns of two classes of one name
+    lending = _lending_methods(frontend) if lends_units else {}
+    return _derived("Raw", frontend, {"_index_class": _point_index_class(frontend._index_class), **lending}, overrides)
 
 
 @cache
 def _grid_dataset_class(module: str, name: str, overrides: Overrides) -> Any:
     """Derive a class from a yt dataset class of a grid code that has only the fields on disk, in code units."""
+    # yt keeps the fields of a dataset by this name, which it makes of the time in seconds.
+    own_name = property(lambda self: f"{name}-{vars(self).setdefault('_number', next(_class_numbers))}")
+    return _derived("Grid", getattr(import_module(module), name), {"unique_identifier": own_name}, overrides)
+
+
+def _derived(kind: str, frontend: Any, methods: dict[str, Any], overrides: Overrides) -> Any:
+    """Derive a class from a yt dataset class that has only the fields on disk, and keep yt from logging."""
     import yt
     from yt.config import ytcfg
 
     yt.set_log_level("error")
     ytcfg["yt", "suppress_stream_logging"] = True
-    frontend = getattr(import_module(module), name)
-    methods = {
-        "_is_valid": classmethod(_never_valid),
-        "create_field_info": _create_field_info,
-        # yt keeps the fields of a dataset by this name, which it makes of the time in seconds.
-        "unique_identifier": property(lambda self: f"{name}-{vars(self).setdefault('_number', next(_class_numbers))}"),
-        **dict(overrides),
-    }
-    return type(f"Grid{name}{next(_class_numbers)}", (frontend,), methods)
+    all_methods = {"_is_valid": classmethod(_never_valid), "create_field_info": _create_field_info, **methods}
+    # yt warns of two classes of one name.
+    return type(f"{kind}{frontend.__name__}{next(_class_numbers)}", (frontend,), all_methods | dict(overrides))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kinmass.gen.look.picture import QUANTITIES, density_unit, draw_map, draw_pr
 from kinmass.gen.physics.profile import menc_at
 from kinmass.gen.storage.store import COMPONENTS
 from kinmass.gen.suite import Suite, SuiteError
+from kinmass.gen.words import few
 
 #: How many galaxies of a suite are drawn where none is named, and how many of a galaxy's views.
 GALAXIES, VIEWS = 3, 3
@@ -38,23 +40,19 @@ def preview(suite: Suite, settings: Settings, names: Sequence[str] = ()) -> list
     """
     tasks, settings = _chosen(list_tasks(suite), names, suite.name), replace(settings, views=min(VIEWS, settings.views))
     previews = []
-    with tempfile.TemporaryDirectory() as scratch:  # for yt's indexes of big files
-        worker = Worker(Path(scratch), settings)
-        try:
-            for task in tasks:
-                record, reason = worker.attempt(task)
-                figure = None if record is None else draw(suite, task, record, settings)
-                previews.append(Preview(task.name, record, figure, reason))
-        finally:
-            worker.close()
+    # The folder is for yt's indexes of big files.
+    with tempfile.TemporaryDirectory() as scratch, closing(Worker(Path(scratch), settings)) as worker:
+        for task in tasks:
+            record, reason = worker.attempt(task)
+            figure = None if record is None else draw(suite, task, record, settings)
+            previews.append(Preview(task.name, record, figure, reason))
     return previews
 
 
 def _chosen(tasks: list[Task], names: Sequence[str], suite: str) -> list[Task]:
     by_name = {task.name: task for task in tasks}
     if unknown := [name for name in names if name not in by_name]:
-        few = ", ".join([*list(by_name)[:3], *(["..."] if len(by_name) > 3 else [])])
-        raise SuiteError(f"suite {suite} has no galaxy {unknown[0]!r}; `--dry-run` lists all: {few}")
+        raise SuiteError(f"suite {suite} has no galaxy {unknown[0]!r}; `--dry-run` lists all: {few(list(by_name))}")
     if names:
         return [by_name[name] for name in names]
     usable = [task for task in tasks if not task.problem] or tasks

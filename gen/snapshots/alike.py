@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from kinmass.gen.formats import CodeUnits
-from kinmass.gen.words import counted
+from kinmass.gen.words import counted, few
 
 #: Facts that may be other ones in each snapshot: of their times, and of zooms in boxes of their own.
 OWN = ("a", "time", "code units")
@@ -70,5 +70,4 @@ def assumptions(facts_by_snapshot: dict[Path, dict[str, str]]) -> str:
 
 
 def _name_snapshots(paths: list[Path]) -> str:
-    names = [str(Path(*path.parts[-2:])) for path in paths[:NAMED]]
-    return f"{len(paths)} ({', '.join(names)}{', ...' if len(paths) > NAMED else ''})"
+    return f"{len(paths)} ({few([Path(*path.parts[-2:]) for path in paths], NAMED)})"

@@ -2,12 +2,11 @@
 
 import contextlib
 import json
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kinmass.gen.code import digest_of
 from kinmass.gen.formats.base import Format
 from kinmass.gen.formats.blocks import Blocks
 from kinmass.gen.formats.domain import blocks_file, side_file
@@ -30,7 +29,8 @@ class KeptIndex:
     def __init__(self, folder: Path, snapshot_format: Format, path: Path, light: str | None):
         files = snapshot_format.listed_files(path)
         marks = [(str(true_path(f)), (stat := status(f)).st_size, stat.st_mtime_ns) for f in files]
-        self.name = digest_of(VERSION, (marks, YT, snapshot_format.name, light))
+        depends_on = (VERSION, (marks, YT, snapshot_format.name, light))
+        self.name = blake2b(repr(depends_on).encode(), digest_size=16).hexdigest()
         self.index, self.extents = folder / f"{self.name}.blocks", folder / f"{self.name}.json"
 
     def fetch(self, staged: Path) -> bool:

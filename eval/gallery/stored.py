@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import zarr
 
 from kinmass.eval.observed.places import labels
 from kinmass.gen.campaign import failures
+from kinmass.gen.campaign.failures import UNLISTED
 from kinmass.gen.instruments.looks import fixed_looks
 from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.instruments.observe import as_measured, psf_fwhm_pixels
@@ -222,14 +224,16 @@ def find(path: Path, galaxy: str) -> tuple[str, int]:
 
 def contents(path: Path) -> list[str]:
     """Say in a line for each suite what a store holds. Raises StoreError."""
-    lines = []
+    lines, failures_known = [], reasons(path) if (path / "failures.jsonl").exists() else None
     for suite in store.suites(path):
         group = store.open_suite(path, suite)
         status, config = store.read_status(group, unreadable_is_damaged=True), group.attrs["config"]
+        galaxy_names = store.read_labels(group, "galaxy").tolist()
+        if failures_known is not None:  # what stood for a snapshot that could be listed since is no galaxy
+            is_left = [not label.endswith(f":{UNLISTED}") or (suite, label) in failures_known for label in galaxy_names]
+            status, galaxy_names = status[is_left], list(compress(galaxy_names, is_left))
         done, failed = (int((status == s).sum()) for s in (store.DONE, store.FAILED))
-        names = ", ".join(f"{suite}/{name}" for name in store.read_labels(group, "galaxy")[:2]) + (
-            ", ..." if len(status) > 2 else ""
-        )
+        names = ", ".join(f"{suite}/{label}" for label in galaxy_names[:2]) + (", ..." if len(galaxy_names) > 2 else "")
         pending = len(status) - done - failed
         galaxies, views = "galaxy" if len(status) == 1 else "galaxies", "view" if config["views"] == 1 else "views"
         lines.append(

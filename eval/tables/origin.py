@@ -74,12 +74,16 @@ def changed_since(origin: Mapping[str, Any]) -> list[str]:
 def differences(of_table: Mapping[str, Any], of_others: Mapping[str, Any]) -> list[str]:
     """Return in words in what a table was made from something else than others that it is shown with.
 
-    It may be of some of their runs only. Runs are told by their weights, wherever they lie.
+    It may be of some of their runs only. Runs are told by their weights, wherever they lie; those of the same weights
+    may have been calibrated anew, or widened, in between.
     """
     known = list(of_others.get("weights", {}).values())
     others = [path for path, weights in of_table["weights"].items() if weights not in known]
     words = [f"the {key} {of_table[key]}" for key in ("store", "part") if of_table[key] != of_others[key]]
     words += [f"{', '.join(others)}, with other weights"] if others else []
+    files = of_others.get("files", {}).values()
+    calibrated = [path for path, own in of_table.get("files", {}).items() if path not in others and own not in files]
+    words += [f"{', '.join(calibrated)}, as calibrated at another time"] if calibrated and files else []
     one, other = of_table.get("maps", {}), of_others.get("maps", {})
     # What an earlier version did not keep yet cannot be compared.
     pairs = {suite: (one[suite], other[suite]) for suite in one if suite in other}

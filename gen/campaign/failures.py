@@ -10,6 +10,9 @@ from typing import Any
 from kinmass.gen.storage import lock
 from kinmass.gen.storage.files import append_lines, write_atomically
 
+#: Stands in place of the galaxy's name for a snapshot whose galaxies could not be listed.
+UNLISTED = "?"
+
 
 class Reason(str):
     """Why a galaxy could not be mapped, in a sentence; `traceback` is set only for errors that nobody has foreseen."""

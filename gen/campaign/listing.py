@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kinmass.gen.campaign import failures
+from kinmass.gen.campaign.failures import UNLISTED
 from kinmass.gen.catalogues.base import Halo, Kinds, packed, unpacked
 from kinmass.gen.catalogues.find import chosen, files_of, find_haloes, usable
 from kinmass.gen.code import digest_of, stage_key
@@ -20,8 +21,6 @@ from kinmass.gen.snapshots.content import WAY, sampled
 from kinmass.gen.storage.files import make_folder, write_atomically
 from kinmass.gen.suite import Suite, SuiteError
 
-#: Stands in place of the galaxy's name for a snapshot whose galaxies could not be listed.
-UNLISTED = "?"
 Entry = tuple[str, Halo | None, str]
 
 
@@ -196,11 +195,16 @@ def _marks(suite: Suite, snapshot: Path, catalogue: Path | None) -> tuple[str, l
     return digest_of(stage_key(), settings, stats), sizes
 
 
+def kept_file(out: Path, suite: str) -> Path:
+    """Return the file in which a store keeps the listings of a suite."""
+    return out / ".listing" / f"{suite}.json"
+
+
 def read_kept(out: Path, suite: str) -> dict[Path, Listing]:
     """Read the listings that an earlier run has kept of a suite; those that are damaged are left out."""
     kept = {}
     with contextlib.suppress(OSError, ValueError):
-        content = json.loads((out / ".listing" / f"{suite}.json").read_text())
+        content = json.loads(kept_file(out, suite).read_text())
         for path, listing in content.items() if isinstance(content, dict) else ():
             with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
                 columns, facts = listing["columns"], dict(listing["facts"])
@@ -230,7 +234,7 @@ def keep(out: Path, suite: str, listings: dict[Path, Listing]) -> None:
         for path, listing in listings.items()
         if listing.facts is not None
     }  # fmt: skip
-    path = out / ".listing" / f"{suite}.json"
+    path = kept_file(out, suite)
     with contextlib.suppress(OSError, TypeError, ValueError):  # a kept listing only saves time
         text = json.dumps(kept)
         with contextlib.suppress(OSError, ValueError):

@@ -12,7 +12,8 @@ import numpy as np
 import zarr
 
 from kinmass.gen.campaign import doubles
-from kinmass.gen.campaign.listing import UNLISTED, Entry, Listing, list_snapshot, read_kept, uncollected
+from kinmass.gen.campaign.failures import UNLISTED
+from kinmass.gen.campaign.listing import Entry, Listing, kept_file, list_snapshot, read_kept, uncollected
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo, centres_kpc
 from kinmass.gen.formats import FORMATS
@@ -247,10 +248,18 @@ def check_unchanged(tasks: Sequence[Task], listings: Mapping[str, Mapping[Path, 
 def say_replaced(tasks: Sequence[Task], listings: Mapping[str, dict[Path, Listing]], out: Path) -> None:
     """Print to stderr which snapshots have another content than finished galaxies were mapped from: these stay.
 
-    A snapshot of which no galaxy is done is taken as it is now: `replaced` of its listing is emptied.
+    A snapshot of which no galaxy is done is taken as it is now: `replaced` of its listing is emptied. Also says where
+    no earlier run has kept what snapshots were.
     """
     for name, of_suite in listings.items():
         n_done = Counter(task.snapshot for task in tasks if task.is_done and task.suite.name == name)
+        if n_done and not kept_file(out, name).exists():
+            print(
+                f"{name}: {kept_file(out, name)}, which tells what snapshots were, is missing, as after a copy without "
+                f"hidden files: whether they have changed since {counted(n_done.total(), 'galaxy', 'galaxies')} came "
+                "from there is not known",
+                file=sys.stderr,
+            )
         for path, listing in of_suite.items():
             if listing.replaced and not n_done[path]:
                 of_suite[path] = replace(listing, replaced="")

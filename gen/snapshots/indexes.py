@@ -2,35 +2,33 @@
 
 import contextlib
 import json
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kinmass.gen.code import digest_of, stage_key
 from kinmass.gen.formats.base import Format
 from kinmass.gen.formats.blocks import Blocks
 from kinmass.gen.formats.domain import blocks_file, side_file
 from kinmass.gen.formats.once import status, true_path
 from kinmass.gen.storage.files import write_atomically
 
-#: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
-VERSION = 12
 YT = version("yt")
 
 
 class KeptIndex:
     """Where the blocks of a snapshot lie, and the extents of its particles, kept in a folder.
 
-    The files' name is a digest of all that they depend on. The file of the extents is written last and holds the
-    index's digest, so that a damaged index, which would silently miss particles, is never read. Raises SnapshotError
-    where a file of the snapshot is missing.
+    The files' name is a digest of all that they depend on, this code too: it says which particles are of which type.
+    The file of the extents is written last and holds the index's digest, so that a damaged index, which would silently
+    miss particles, is never read. Raises SnapshotError where a file of the snapshot is missing.
     """
 
     def __init__(self, folder: Path, snapshot_format: Format, path: Path, light: str | None):
         files = snapshot_format.listed_files(path)
         marks = [(str(true_path(f)), (stat := status(f)).st_size, stat.st_mtime_ns) for f in files]
-        depends_on = (VERSION, (marks, YT, snapshot_format.name, light))
-        self.name = blake2b(repr(depends_on).encode(), digest_size=16).hexdigest()
+        self.name = digest_of(stage_key(), (marks, YT, snapshot_format.name, light))
         self.index, self.extents = folder / f"{self.name}.blocks", folder / f"{self.name}.json"
 
     def fetch(self, staged: Path) -> bool:

@@ -24,7 +24,15 @@ from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import Views, usable
 from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.data.radius_error import with_radius_error
-from kinmass.train.run.checkpoint import RunError, member_folders, members_of, read_config, weights_of, working_in
+from kinmass.train.run.checkpoint import (
+    FREE_SETTINGS,
+    RunError,
+    member_folders,
+    members_of,
+    read_config,
+    weights_of,
+    working_in,
+)
 from kinmass.train.run.derived import (
     CALIBRATION,
     OOD,
@@ -40,6 +48,7 @@ from kinmass.train.run.derived import (
 from kinmass.train.run.intervals import LEVELS, quantiles
 from kinmass.train.run.out_of_distribution import learn_training_features
 from kinmass.train.run.posterior import VIEWS_PER_BLOCK, Inference, Posterior
+from kinmass.train.run.records import RunRecord
 from kinmass.train.run.trained_on import require_store
 
 # N views, K radii, S samples, C components
@@ -58,6 +67,11 @@ _TRAINED_MEANWHILE = "{run} was trained anew while it was calibrated; see that o
 _WIDENED_NO_MORE = (
     "kinmass fit: {run} was trained anew since `kinmass widen` had its intervals hold for {others}: they no longer do; "
     "give that command again"
+)
+#: What is said of fits without a suite that a folder has of a run that was there before.
+_OF_OTHER_SETTINGS = (
+    "kinmass fit: {run} has {others}, of other settings than its own: they say nothing of its intervals for suites "
+    "that it was not trained on; remove them, and give its command with --leave-one-suite-out for fits of its own"
 )
 #: Weight, in galaxies, of uncorrelated latent numbers against the measured ones: so many show a correlation of 0.1.
 PRIOR_GALAXIES = 100
@@ -345,6 +359,8 @@ def calibrate_all(run: Path, store: Path) -> None:
     ensemble. Raises as `calibrate`.
     """
     calibrate(run, store)
+    if others := sorted(path.name for path in set(run.glob("without-*")) - set(_fits_without_suites(run))):
+        print(_OF_OTHER_SETTINGS.format(run=run, others=", ".join(others)), file=sys.stderr)
     _forget_what_no_fit_makes_anew(run)
     for folder in waiting(run):
         # Jobs that end at the same time wait for the one that does it; the run's own folder is its fit's already.
@@ -360,13 +376,39 @@ def _forget_what_no_fit_makes_anew(run: Path) -> None:
 
     Where there are fits without each suite, these make it anew.
     """
-    if not (run / UNSEEN).exists() or any(run.glob("without-*")) or read_config(run)["fit"].get("leave_one_suite_out"):
+    if not (run / UNSEEN).exists() or not is_out_of_date(run, UNSEEN) or _fits_without_suites(run):
         return
-    if not is_out_of_date(run, UNSEEN):
+    has_others = any(run.glob("without-*"))
+    if read_config(run)["fit"].get("leave_one_suite_out") and not has_others:
         return
     widened = others_held(run)
     (run / UNSEEN).unlink()
-    print(_WIDENED_NO_MORE.format(run=run, others=", ".join(widened) or "other suites"), file=sys.stderr)
+    if widened or not has_others:
+        print(_WIDENED_NO_MORE.format(run=run, others=", ".join(widened) or "other suites"), file=sys.stderr)
+
+
+def _fits_without_suites(folder: Path) -> list[Path]:
+    """Return the fits without each suite of a run or an ensemble that were made as it is, as far as they are begun.
+
+    Where a run was removed and trained otherwise, those of before say nothing of it.
+    """
+    try:
+        own = read_config(folder)
+    except RunError:
+        return []
+    return [path for path in sorted(folder.glob("without-*")) if _is_made_as(path, own)]
+
+
+def _is_made_as(path: Path, own: RunRecord) -> bool:
+    """Whether a fit without a suite has the settings of its run, and its share of the steps; one not begun may have."""
+    try:
+        content = read_config(path)
+    except RunError:
+        return True
+    steps = max(1, round(own["fit"]["steps"] * len(content["fit"]["suites"]) / len(own["fit"]["suites"])))
+    free, expected = {"suites", "members", "seed", *FREE_SETTINGS}, {**own["fit"], "steps": steps}
+    is_same = all(content["fit"].get(name) == value for name, value in expected.items() if name not in free)
+    return is_same and content["instrument"] == own["instrument"]
 
 
 def waiting(run: Path) -> list[Path]:
@@ -388,7 +430,7 @@ def _unseen_waiting(folder: Path) -> dict[str, Path]:
 
     Where a suite was left out by itself and with others, the fit that knows least of it counts.
     """
-    fits = sorted(folder.glob("without-*"))
+    fits = _fits_without_suites(folder)
     if not fits or not all(map(is_calibrated, (folder, *fits))):
         return {}
     suites = read_config(folder)["fit"]["suites"]

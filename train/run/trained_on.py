@@ -266,7 +266,8 @@ def check_maps(run: Path, path: Path, suite: str) -> None:
 def same_galaxies(one: RunRecord, other: RunRecord) -> bool:
     """Whether two runs were trained on the same galaxies, as far as their run.json tells."""
     counts = [{key: run["training"].get(key) for key in ("views", "galaxies")} for run in (one, other)]
-    return counts[0] == counts[1] and same_suites(one, other)
+    is_seen_alike = not (one.get("seen") and other.get("seen")) or seen_of(one) == seen_of(other)
+    return counts[0] == counts[1] and is_seen_alike and same_suites(one, other)
 
 
 def same_suites(one: RunRecord, other: RunRecord) -> bool:

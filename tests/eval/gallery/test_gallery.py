@@ -22,7 +22,7 @@ from kinmass.eval.gallery.index import Index, chosen
 from kinmass.eval.gallery.pages import Pages, Refusal, wanted_of
 from kinmass.eval.gallery.scores import scores_of
 from kinmass.eval.gallery.server import _user, bind
-from kinmass.eval.gallery.stored import NotShown, StoredGalaxy, find, networks_of, read_stored
+from kinmass.eval.gallery.stored import NotShown, StoredGalaxy, contents, find, networks_of, read_stored
 from kinmass.eval.tables import predictions
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.campaign import failures
@@ -32,6 +32,8 @@ from kinmass.gen.storage import store, suite_group
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.storage.galaxy_reader import GalaxyReader
 from kinmass.train.data.dataset import read_views
+from kinmass.train.data.loader import done_galaxies, galaxies_of
+from kinmass.train.run.checkpoint import write_json
 from kinmass.train.run.intervals import SHARES
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -209,9 +211,10 @@ def test_a_page_says_what_the_network_says(runs, map_store):
     )
 
 
-def test_a_page_says_what_a_network_was_trained_on(runs, own_store, monkeypatch):
+def test_a_page_says_what_a_network_was_trained_on(runs, own_store, tmp_path):
     """By its suites, which have to be those, and by `--galaxies`; the split alone says that it was trained on more."""
-    (network,) = networks_of(of_name(runs, "gas"))
+    run = shutil.copytree(of_name(runs, "gas")[0], tmp_path / "gas", ignore=KEPT)
+    (network,) = networks_of([run])
     of_part = {galaxy.part: galaxy for galaxy in of_suite(own_store, "quiet")}
     assert {part: galaxy.ask(network, 0).training for part, galaxy in of_part.items()}.items() >= {
         "train": "trained on this galaxy", "test": "",
@@ -219,13 +222,27 @@ def test_a_page_says_what_a_network_was_trained_on(runs, own_store, monkeypatch)
     assert "Trained on this galaxy.</tr>" in Pages(Index(own_store), [network]).galaxy(
         {}, "quiet", str(of_part["train"].number)
     ).decode()  # fmt: skip
-    monkeypatch.setitem(network.inference.run["fit"], "galaxies", 3)
+    of_three = galaxies_of(own_store, done_galaxies(own_store, SUITES), "train", 3)
+    write_json(run / "run.json", network.inference.run | {"seen": {"views": 0, "lineages": of_three.lineage_keys()}})
     known = [galaxy._training(network.inference) for suite in SUITES for galaxy in of_suite(own_store, suite)]
     assert sum("trained on this galaxy" in words for words in known) == 3
     sizes = store.open_suite(own_store, "quiet")["half_mass_radius"]
     sizes[:] = 1.5 * sizes[:]
     (own_store / "quiet" / "zarr.json").touch()
     assert read_stored(own_store, "quiet", 1).ask(network, 0).training == "trained on another suite of this name"
+
+
+def test_what_stood_for_a_snapshot_that_is_listed_by_now_is_no_galaxy(own_store):
+    """Its entry stays in the store: it counted as one that has failed for ever."""
+    group = store.open_suite(own_store, "quiet")
+    group["galaxy"][0], group["status"][0] = "snap_000:?", store.FAILED
+    for entries, words in (
+        ([("quiet", "snap_000:?")], "12 galaxies (11 mapped, 1 failed"),
+        ([], "11 galaxies (11 map"),
+    ):
+        failures.replace_all(own_store, {"quiet"}, [failures.line(*entry, "no catalogue") for entry in entries])
+        assert contents(own_store)[-1].startswith(f"quiet: {words}")
+    assert "?" not in contents(own_store)[-1]
 
 
 def of_suite(path: Path, suite: str) -> list[StoredGalaxy]:

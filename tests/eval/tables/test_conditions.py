@@ -99,6 +99,7 @@ def test_the_report_has_a_page_of_conditions(results, runs, map_store, tmp_path,
     for change, words in (
         ({"weights": elsewhere}, None),
         ({"weights": {"runs/old": ["0"]}, "part": "test"}, "of something else .*: the part test; runs/old, with other"),
+        ({"files": origin["files"] | {str(chosen[0]): "0"}}, f"{chosen[0]}, as calibrated at another time"),
         ({"digests": {"conditions": "0"}}, "Nothing says which runs conditions.csv is of"),
     ):
         (out / "conditions.json").write_text(json.dumps(origin | change))

@@ -65,7 +65,15 @@ from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit_ensemble
 from kinmass.train.model.network import MassModel
-from kinmass.train.run.checkpoint import RunError, instrument_of, read_tensors, runs_in, runs_in_all, write_tensors
+from kinmass.train.run.checkpoint import (
+    RunError,
+    instrument_of,
+    read_tensors,
+    runs_in,
+    runs_in_all,
+    write_json,
+    write_tensors,
+)
 from kinmass.train.run.derived import CALIBRATION, OOD, UNSEEN, made_from, write_scales
 from kinmass.train.run.ensemble import Members
 from kinmass.train.run.posterior import Inference
@@ -811,6 +819,10 @@ def test_seeds_that_were_trained_on_other_galaxies_are_not_one_network(runs, tmp
         (twin / "run.json").write_text(json.dumps(content | {"store": changed, "training": training}))
         with pytest.raises(RunError, match="or the galaxies they were trained on"):
             sources_of([both, twin], tmp_path, classical=False)
+    # As many of --galaxies, and others, which were mapped later.
+    write_json(twin / "run.json", content | {"seen": {"views": 0, "lineages": ["0123456789ab"]}})
+    with pytest.raises(RunError, match="or the galaxies they were trained on"):
+        sources_of([both, twin], tmp_path, classical=False)
 
 
 def test_runs_whose_intervals_are_set_otherwise_are_not_seeds_of_one_network(runs, tmp_path):

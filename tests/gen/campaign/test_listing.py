@@ -234,6 +234,11 @@ def test_a_snapshot_that_was_replaced_is_told_until_its_galaxies_are_mapped_anew
         generate([box], out, settings, quiet=True)
         said = capsys.readouterr().err
         assert f"box: the content of 1 snapshot ({victim}) has changed since 1 finished galaxy came from there" in said
+        assert "is missing" not in said
+    shutil.rmtree(out / ".listing")  # as after `cp -r maps.zarr/* elsewhere`
+    for is_said in (True, False):
+        generate([box], out, settings, quiet=True)
+        assert ("box.json, which tells what snapshots were, is missing" in capsys.readouterr().err) == is_said
     shutil.rmtree(out / box.name)
     for _ in range(2):
         generate([box], out, settings, quiet=True)

@@ -10,6 +10,7 @@ import pytest
 
 from kinmass.gen.formats import FORMATS, frontends
 from kinmass.gen.snapshots import snapshot as snapshots
+from kinmass.gen.snapshots.indexes import KeptIndex
 from kinmass.gen.snapshots.parts import find_part, keep_parts, stage_once
 from kinmass.gen.snapshots.snapshot import Snapshot
 
@@ -74,6 +75,20 @@ def test_what_a_suite_file_says_of_it_is_asked_anew(archive, opened, tmp_path):
     _, others = galaxy(archive, units={"mass_msun": 3e9}, **kept)
     assert others.mass_msun != units.mass_msun
     assert len(set(opened)) == FILES
+
+
+def test_where_blocks_lie_is_found_anew_by_other_code(tmp_path, monkeypatch):
+    """With them it is kept how many particles each type has, which other code may see otherwise."""
+    (path := tmp_path / "snap_028.hdf5").touch()
+
+    def name() -> str:
+        return KeptIndex(tmp_path, FORMATS["gizmo"], path, None).name
+
+    monkeypatch.setattr(FORMATS["gizmo"], "listed_files", lambda path: [path])
+    before = name()
+    assert name() == before
+    monkeypatch.setattr("kinmass.gen.snapshots.indexes.stage_key", lambda: "other code")
+    assert name() != before
 
 
 @pytest.mark.parametrize("damage", ["staged", "facts", "cut", "other files"])

@@ -165,6 +165,20 @@ def test_robust_is_a_set_of_options_each_of_which_can_be_chosen(tracer):
     assert asdict(config("--robust", *default_arguments)) == plain | {"leave_one_suite_out": True}
 
 
+def test_fits_of_other_settings_do_not_say_how_wide_intervals_are(left_out_run, map_store, tmp_path, capsys):
+    """As where a run was removed and trained otherwise, and its folder kept the fits without each suite."""
+    run = shutil.copytree(left_out_run, tmp_path / "stars")
+    content = json.loads((run / "run.json").read_text())
+    calibration.calibrate_all(run, map_store)
+    assert not capsys.readouterr().err
+    for change in ({"heat": 0.0, "leave_one_suite_out": False}, {"steps": 40}):
+        (run / "run.json").write_text(json.dumps(content | {"fit": content["fit"] | change}))
+        calibration.calibrate_all(run, map_store)
+        assert f"{run} has without-bursty, without-middle" in capsys.readouterr().err
+        assert not (run / "unseen.json").exists()
+        assert load(run).unseen == {}
+
+
 @pytest.mark.parametrize("change", [{"version": 0}, {"settings": "0"}, {"without": {"bursty": ["0"]}}])
 def test_what_was_made_otherwise_is_made_anew(left_out_run, map_store, tmp_path, change):
     run = shutil.copytree(left_out_run, tmp_path / "stars")

@@ -225,7 +225,7 @@ def _tables(args: argparse.Namespace) -> int:
 
 
 def _conditions(args: argparse.Namespace) -> int:
-    from kinmass.eval.tables.conditions import as_text, networks_of, tabulate, views_to_test, write
+    from kinmass.eval.tables.conditions import as_text, networks_of, of_fewer_views, tabulate, views_to_test, write
     from kinmass.eval.tables.origin import digest_of_file, origin_of
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.eval.tables.tasks import check_files
@@ -252,7 +252,7 @@ def _conditions(args: argparse.Namespace) -> int:
     print(as_text(table))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in runs]
     others = unlike_trained_on(runs, args.store, test_suites) + without_unseen(runs, test_suites)
-    for line in trained_on_remark(part, train_sets, test_suites) + others:
+    for line in of_fewer_views(table) + trained_on_remark(part, train_sets, test_suites) + others:
         print(line)
     print(path)
     return 0

@@ -39,9 +39,14 @@ class Disc:
     """A thin axisymmetric disc, as fitted to one velocity map."""
 
     position_angle: float  # of the receding side of the major axis, from +x towards +y [rad]
-    cos_inclination: float
+    cos_inclination: float  # or the apparent axis ratio of a disc whose inclination is known
     systemic_kms: float
     rotation_kms: np.ndarray  # (m,) rotation velocities in the disc's plane, at the rings of the fit
+
+
+def apparent_axis_ratio(inclination_deg: float) -> float:
+    """Return the axis ratio on the sky of a disc whose own thickness is THICKNESS."""
+    return float(np.hypot(np.sqrt(1 - THICKNESS**2) * np.cos(np.radians(inclination_deg)), THICKNESS))
 
 
 def disc_plane(x: np.ndarray, y: np.ndarray, angle: float, cos_i: float) -> tuple[np.ndarray, np.ndarray]:
@@ -123,11 +128,12 @@ def fit_disc(
     m = 0 and 1). Position angle and inclination minimise
     n_independent ln(sum of squared residuals) + ((cos i - cos i of the axis ratio) / error)^2:
     the axis ratio decides where the velocities cannot, as in solid-body rotation. inclination_deg: where it is known,
-    it is not fitted.
+    it is not fitted; places are then those in a disc squeezed to its apparent axis ratio, for near to edge on what lies
+    off the major axis is the disc's thickness.
     """
     min_cos_i, max_cos_i = np.cos(np.radians(MAX_INCLINATION_DEG)), 0.97
     if inclination_deg is not None:  # which may be nearer to face on than any that is fitted
-        min_cos_i = max_cos_i = max(float(np.cos(np.radians(inclination_deg))), min_cos_i)
+        min_cos_i = max_cos_i = apparent_axis_ratio(inclination_deg)
     cos_i_of_axis_ratio = np.sqrt(
         np.clip((axis_ratio**2 - THICKNESS**2) / (1 - THICKNESS**2), min_cos_i**2, max_cos_i**2)
     )
@@ -165,7 +171,8 @@ def fit_disc(
     ).x
     angle, cos_i = float(best_geometry[0]), float(np.clip(best_geometry[1], min_cos_i, max_cos_i))
     coefficients = solve_velocities(angle, cos_i)[0]
-    rotation = coefficients[1:] / np.sqrt(1 - cos_i**2)
+    sin_i = np.sqrt(1 - cos_i**2) if inclination_deg is None else np.sin(np.radians(inclination_deg))
+    rotation = coefficients[1:] / sin_i
     return Disc(angle, cos_i, float(coefficients[0]), rotation)
 
 

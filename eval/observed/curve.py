@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kinmass.eval.classical.rotation import LEAST_KNOWN_DEG, THICKNESS, axis_ratio_of, rotation_profile
+from kinmass.eval.classical.rotation import LEAST_KNOWN_DEG, apparent_axis_ratio, axis_ratio_of, rotation_profile
 from kinmass.eval.observed.galaxy import ObservedGalaxy
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, regrid
 
@@ -54,7 +54,7 @@ def _own_grid(gas: SkyMap) -> tuple[np.ndarray, float]:
 def axis_ratio_of_gas(gas: SkyMap, inclination_deg: float | None) -> float:
     """Return the axis ratio of a gas disc on the sky, by its inclination or else by its density; NaN without either."""
     if inclination_deg is not None:
-        return float(np.hypot(np.sqrt(1 - THICKNESS**2) * np.cos(np.radians(inclination_deg)), THICKNESS))
+        return apparent_axis_ratio(inclination_deg)
     maps, _ = _own_grid(gas)
     return axis_ratio_of(maps[0], maps[3] > 0)
 

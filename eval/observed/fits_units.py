@@ -22,11 +22,17 @@ _SPELLINGS = {
     "electrons": "electron", "photons": "photon", "dn": "DN", "ergs": "erg", "asec": "arcsec", "arcsecs": "arcsec",
     "arcsecond": "arcsec", "arcseconds": "arcsec", "arcmins": "arcmin", "arcminute": "arcmin", "arcminutes": "arcmin",
     "degree": "deg", "degrees": "deg", "sqarcsec": "(arcsec2)", "nanomaggy": "nmgy", "nanomaggies": "nmgy",
-    "beams": "beam", "mpc": "Mpc",
+    "beams": "beam", "mpc": "Mpc", "atoms": "1", "atom": "1",
+    "m_odot": "solMass", "m_solar": "solMass", "l_odot": "solLum", "l_solar": "solLum",
 }  # fmt: skip
 #: Kinds of logarithms, and how much log10 of a quantity grows where one of them grows by one.
 LOGARITHMS = {"dex": 1.0, "mag": -0.4, "db": 0.1, "ln": float(np.log10(np.e))}
-_NO_UNIT = ("", "1", "none", "arbitrary", "arb", "relative", "dimensionless", "unitless", "n/a")
+_NO_UNIT = (
+    "", "1", "none", "arbitrary", "arb", "arb.", "relative", "dimensionless", "unitless", "n/a", "arbitrary units",
+    "arb. units", "arb.units", "a.u.",
+)  # fmt: skip
+#: Seconds and minutes of arc as texts write them.
+_MARKS = {'"': "arcsec", "''": "arcsec", "'": "arcmin"}
 _MAGNITUDE = re.compile(
     r"(?<![a-z])(?:(?:AB|ST|Vega)[ _]?)?mag(?:s|nitudes?)?(?![a-z])(?:[ _]?\(?(?:AB|ST|Vega)\b\)?)?", re.I
 )
@@ -221,6 +227,7 @@ def arcsec_per_unit(name: str, unit: str | None, distance_mpc: float, pixel_arcs
 
     Raises ValueError for a unit that is neither an angle, a length nor pixels, and for pixels without pixel_arcsec.
     """
+    unit = _MARKS.get((unit or "").strip(), unit)
     if not (unit or "").strip():
         return 1.0
     reason = (

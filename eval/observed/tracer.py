@@ -22,7 +22,7 @@ from kinmass.eval.observed.sanity import (
     without_wild,
 )
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
-from kinmass.eval.observed.tracer_maps import IVARS, Places, TracerMaps, bin_table_of, read_maps
+from kinmass.eval.observed.tracer_maps import ERRORS, IVARS, Places, TracerMaps, bin_table_of, read_maps
 from kinmass.gen.constants import LIGHT_KMS
 
 #: V of so much [km/s] in the median, of a galaxy that recedes faster than MAX_UNCORRECTED_KMS, is no c z: it is about a
@@ -251,17 +251,16 @@ def _unmasked(files: TracerFiles, maps: TracerMaps, r_e_arcsec: float) -> np.nda
 
 
 def _certain(tracer: str, maps: TracerMaps) -> np.ndarray:
-    """Return the pixels whose inverse variances are not nil: those have no measurement. A remark says how many."""
+    """Return the pixels whose errors are not infinite: those have no measurement. A remark says how many."""
     is_certain = np.ones(maps.x_arcsec.shape, bool)
-    for key in IVARS:
-        if key in maps.values:
-            is_certain &= ~(maps.values[key] <= 0)
+    for key in maps.values.keys() & {*IVARS, *ERRORS}:
+        is_certain &= ~(maps.values[key] <= 0 if key in IVARS else np.isposinf(maps.values[key]))
     n_seen = np.count_nonzero(~is_certain & np.isfinite(maps.values["velocity"]))
     if n_seen:
         pixels, have, they_are = ("pixel", "has", "it is") if n_seen == 1 else ("pixels", "have", "they are")
         maps.remarks.append(
-            f"{n_seen} {pixels} of the {tracer} {have} an inverse variance of zero: nothing was measured there, and "
-            f"{they_are} left out."
+            f"{n_seen} {pixels} of the {tracer} {have} an inverse variance of zero, or an infinite error: nothing was "
+            f"measured there, and {they_are} left out."
         )
     return is_certain
 
@@ -323,7 +322,9 @@ def _remark_on_errors(tracer: str, error_kms: np.ndarray | None, velocity_kms: n
     n_unknown, n = int(has_velocity.sum() - is_known.sum()), int(has_velocity.sum())
     if not n_unknown:
         return []
-    instead = "taken to be the median of the others" if is_known.any() else "taken as not known"
+    instead = "taken as not known"
+    if is_known.any():
+        instead = "taken to be the median of the others; if nothing was measured there leave them out with mask"
     return [f"Errors of V are missing, nil or negative in {n_unknown} of {n} pixels of the {tracer}, and {instead}."]
 
 

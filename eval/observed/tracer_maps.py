@@ -19,6 +19,7 @@ from kinmass.eval.observed.fits_units import (
     kms2_per_unit,
     kms_per_unit,
     read_density,
+    read_unit,
 )
 from kinmass.eval.observed.frequencies import to_velocities
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
@@ -423,7 +424,8 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
             f"{name}: no row has numbers for its place in {files.x} and {files.y}: are they the right ones?"
         )
     x, y, is_on_sky = row_offsets(files, galaxy_file, *((value[has_place], unit) for value, unit in places))
-    kind: Places = "sky" if is_on_sky else "offsets" if files.centre_pixel is None else "pixels"
+    are_pixels = files.centre_pixel is not None or read_unit(files.xy_unit or places[0][1]).unit == units.pix
+    kind: Places = "sky" if is_on_sky else "pixels" if are_pixels else "offsets"
     values = {key: value[has_place] for key, value in values.items()}
     doubts = list[str]()
     if files.rows == "bins":

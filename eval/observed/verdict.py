@@ -14,7 +14,7 @@ from astropy.cosmology import Planck18
 from scipy.stats import spearmanr
 
 from kinmass.eval.classical.estimators import ObservedViews, wolf2010
-from kinmass.eval.classical.rotation import MIN_INCLINATION_DEG, THICKNESS
+from kinmass.eval.classical.rotation import MIN_INCLINATION_DEG, apparent_axis_ratio
 from kinmass.eval.observed.redshifts import (
     FRAMES_KMS,
     TRACERS_KMS,
@@ -73,7 +73,7 @@ HALF_LIGHT_SHARE = 1 / 8
 ASYMMETRY, ASYMMETRY_SHARE, SYMMETRIC_RE = 0.15, 0.45, 0.25
 #: Axis ratio of a gas disc seen 30 degrees from face on: of masses of rounder ones a third is open (1 / sin^2 i), where
 #: axis ratios err by .1, as those of clumpy discs do.
-ROUND = float(np.hypot(np.sqrt(1 - THICKNESS**2) * np.cos(np.radians(MIN_INCLINATION_DEG)), THICKNESS))
+ROUND = apparent_axis_ratio(MIN_INCLINATION_DEG)
 #: V that is so many times as even about the centre as it is odd is no velocity: of mock galaxies it is 1.2 at most,
 #: where all is noise.
 EVEN = 2.0

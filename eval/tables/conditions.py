@@ -206,6 +206,7 @@ def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> 
         if len(seen):
             of_seeds = [{key: values[answered] for key, values in errors.items()} for errors in of_seeds]
             origin = {"tracer": tracer, "condition": name, "network": kind, "seeds": len(infers), "views": len(seen)}
+            origin["left_out"] = len(views) - len(seen)
             runs = RUNS_SEPARATOR.join(str(infer.path.absolute()) for infer in infers)
             yield origin | summary(of_seeds, seen.lineages()) | {"runs": runs}
 
@@ -213,8 +214,8 @@ def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> 
 def tabulate(networks: Sequence[Network], views: Views, tracers: Sequence[str] = TRACERS) -> pd.DataFrame:
     """Return a row per tracer, condition and kind of network, with `summary`; a progress bar shows how far it is.
 
-    The column `runs` has the folders of the seeds. Raises RunError for a run that cannot be read, ValueError where no
-    view can be used.
+    The column `left_out` counts views of which too little is seen, `runs` has the folders of the seeds. Raises RunError
+    for a run that cannot be read, ValueError where no view can be used.
     """
     table = pd.DataFrame(_rows(networks, views, tracers))
     if not len(table):
@@ -223,6 +224,18 @@ def tabulate(networks: Sequence[Network], views: Views, tracers: Sequence[str] =
             "another tracer"
         )
     return table
+
+
+def of_fewer_views(table: pd.DataFrame) -> list[str]:
+    """Return a sentence for each tracer on the conditions under which too little is seen of some views, or of all."""
+    sentences = []
+    for tracer, rows in table.groupby("tracer", sort=False):
+        most = rows.groupby("condition", sort=False)[["left_out", "views"]].max()
+        counts = [f"{name} ({n} of {n + seen})" for name, n, seen in most.itertuples() if n]
+        counts += [f"{name} (all)" for name in conditions() if name not in most.index]
+        if counts:
+            sentences.append(f"{tracer}: too little is seen of views, which are left out, in: {', '.join(counts)}")
+    return sentences
 
 
 def write(table: pd.DataFrame, results: Path) -> Path:

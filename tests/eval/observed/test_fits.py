@@ -122,6 +122,7 @@ KPC = DISTANCE * KPC_PER_ARCSEC_MPC  # of an arcsec
 KPC2_PIXEL = (SIDE * KPC) ** 2
 DENSITIES = [
     ("solMass pc-2", lambda d: d / 1e6), ("Msun/pc^2", lambda d: d / 1e6), ("MSUN/PC2", lambda d: d / 1e6),
+    ("M_odot pc^-2", lambda d: d / 1e6),
     ("g/cm2", lambda d: d / 4788452460.043275), ("dex(solMass kpc-2)", np.log10),
     ("dex(Msun/pc2)", lambda d: np.log10(d) - 6),
     ("log10(Msun/pc^2)", lambda d: np.log10(d) - 6), ("log(m_sun/spaxels^2)", lambda d: np.log10(d * KPC2_PIXEL)),
@@ -160,7 +161,7 @@ def test_magnitudes_are_light(tmp_path, unit):
 @pytest.mark.parametrize(
     "unit",
     ["Jy/beam km/s", "JY/B*M/S", "K.KM/S", "K", "1E-17 erg/s/cm^2/spaxel", "10**(-16) erg/s/cm2/ang", "counts", "adu/s",
-     "nanomaggies", "Lsun/pc2", "cm-2", "MJy/sr", "electrons/s", "arbitrary", ""],
+     "nanomaggies", "Lsun/pc2", "cm-2", "MJy/sr", "electrons/s", "arbitrary", "arb. units", "1e20 atoms/cm2", ""],
 )  # fmt: skip
 def test_light_in_any_linear_unit_is_taken_as_it_is(tmp_path, unit):
     put(tmp_path, "density", MAPS["density"], unit=unit or " ")
@@ -737,8 +738,8 @@ def test_a_beam_in_arcsec_is_not_one_in_degrees(tmp_path):
 
 @pytest.mark.parametrize(
     ("unit", "of_one"),
-    [("arcsec", 1), ("ARCSEC", 1), ("arcmin", 60), ("deg", 3600), ("rad", 206264.806247), ("pix", SIDE),
-     ("spaxel", SIDE), ("kpc", 1 / KPC), ("pc", 1e-3 / KPC), (None, 1)],
+    [("arcsec", 1), ("ARCSEC", 1), ("arcmin", 60), ("'", 60), ("deg", 3600), ("rad", 206264.806247), ("pix", SIDE),
+     ('"', 1), ("spaxel", SIDE), ("kpc", 1 / KPC), ("pc", 1e-3 / KPC), (None, 1)],
 )  # fmt: skip
 @pytest.mark.parametrize("by_key", [False, True])
 def test_offsets_in_any_unit(tmp_path, unit, of_one, by_key):

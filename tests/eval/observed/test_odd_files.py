@@ -74,6 +74,9 @@ def test_an_inverse_variance_of_zero_is_no_measurement(tmp_path):
         galaxy = of_table(tmp_path, rows, {"velocity_error": None} | keys)
         assert len(galaxy.stars.x_arcsec) == np.count_nonzero(~is_outside)
         assert f"{is_outside.sum()} pixels of the stars have an inverse variance of zero" in " ".join(galaxy.remarks)
+    rows = table(V=np.where(is_outside, 0.0, MAPS["V"]), I=np.where(is_outside, np.inf, MAPS["E"]))
+    for keys in ({"velocity_error": "I"}, {"dispersion_error": "I"}):  # the same
+        assert len(of_table(tmp_path, rows, keys).stars.x_arcsec) == np.count_nonzero(~is_outside)
 
 
 def test_numbers_for_nothing_are_found_among_many_bins_in_time():

@@ -212,6 +212,10 @@ def test_east_is_on_one_side_for_both_tracers(tmp_path):
     assert_same(galaxy.gas)
     assert_same(galaxy.stars, east=-1)
     assert "x of the gas, offsets from the centre, was taken to grow to the east" in " ".join(galaxy.remarks_on["gas"])
+    Table(rows(X=X[SEEN] / SIDE, Y=Y[SEEN] / SIDE)).write(tmp_path / "p.fits")
+    in_pixels = in_table | {"table": "p.fits", "xy_unit": "pix", "pixel_arcsec": SIDE}
+    for sky in described(tmp_path, {"gas": in_pixels, "stars": stars}).maps().values():
+        assert_same(sky)
     for alone in ({"gas": in_table}, {"stars": stars}):
         galaxy = described(tmp_path, alone)
         assert_same(next(iter(galaxy.maps().values())))

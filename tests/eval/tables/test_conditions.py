@@ -44,6 +44,27 @@ def test_errors_and_coverage_are_those_of_a_sum_by_hand(runs, map_store, tmp_pat
     assert row.rmse != table.rmse[0]
 
 
+def test_views_of_which_too_little_is_seen_are_told_of(runs, map_store, monkeypatch):
+    """They were left out in silence: through a small circle easier galaxies were tested than without it."""
+    tested = {name: conditions.conditions()[name] for name in ("full", "circle of 1.5 R_e", "circle of 1 R_e")}
+    monkeypatch.setattr(conditions, "conditions", lambda: tested)
+    views = conditions.views_to_test(map_store, ["middle"], None, 1)
+    maps, n = views.maps.clone(), len(views)
+    x = torch.arange(maps.shape[-1]) - 0.5 * (maps.shape[-1] - 1)
+    maps[0, 4:] *= torch.hypot(x[:, None], x) > 0.3 * len(x)  # gas in a ring
+    network = conditions.Network("x", next(run for run in runs if run.name == "gas"))
+    table = conditions.tabulate([network], replace(views, maps=maps), ["gas"])
+    assert conditions.of_fewer_views(table) == [
+        "gas: too little is seen of views, which are left out, in: "
+        f"circle of 1.5 R_e (1 of {n}), circle of 1 R_e (1 of {n})"
+    ]
+    assert conditions.of_fewer_views(table[table.left_out == 0]) == [
+        "gas: too little is seen of views, which are left out, in: circle of 1.5 R_e (all), circle of 1 R_e (all)"
+    ]
+    tested |= dict.fromkeys(tested, tested["full"])
+    assert conditions.of_fewer_views(conditions.tabulate([network], views, ["gas"])) == []
+
+
 def test_a_network_sees_them_on_the_grid_that_it_was_trained_on(map_store, tmp_path):
     """One trained through the how-to's own instrument file, with a field and pixels of its own, could not be tested."""
     (tmp_path / "mine.yaml").write_text("name: mine\nfield_of_view_re: 4.5\nrebin: 2\npsf_fwhm: {kpc: 0.8}\n")

@@ -331,7 +331,8 @@ def test_why_nothing_was_tested_is_said_as_it_is():
     nobody, nothing = np.zeros(0, dtype=object), np.zeros((0, K))
     unusable = add_up(per_view(Estimates(nobody, np.zeros(0, int), nobody, nothing, nothing)), left_out=3)
     group = Group("cnn", "ifu", "gas", "quiet", "quiet")
-    assert "no view of quiet shows enough of a tracer" in nothing_tested({group: unusable}, "test", ["quiet"])
+    said = nothing_tested({group: unusable}, "test", ["quiet"])
+    assert "no view of quiet shows enough of a tracer that these runs infer from, and has a true mass at all" in said
     assert nothing_tested({}, "test", ["a", "b"]).endswith(
         "in the test part of a, b; map more galaxies, or try --part all"
     )
@@ -866,7 +867,7 @@ def test_a_network_without_any_view_to_use_is_named():
     nothing = add_up(per_view(Estimates(*np.zeros((3, 0), object), *np.zeros((2, 0, K)))), left_out=7)
     group = Group("cnn", "ifu", "gas", "quiet", "early")
     assert without_answer({group: nothing, replace(group, test="all"): nothing}) == [
-        "gas, quiet on early: none of 7 views shows enough; not in the tables"
+        "gas, quiet on early: none of 7 views shows enough, and has a true mass at all radii; not in the tables"
     ]
     names, truth = np.array(["a", "b"], dtype=object), np.ones((2, K))
     nowhere = add_up(per_view(Estimates(names, np.zeros(2, int), names, truth, np.nan * truth)))

@@ -121,6 +121,8 @@ class StoredGalaxy:
         if reason:
             return Answer(network, REASONS[reason])
         posterior = inference(view, tracer=tracer)
+        if not posterior.is_answered.all():  # the view's look shows nothing, as where a wide PSF leaves all too faint
+            return Answer(network, REASONS[3])
         training = self._training(inference)
         return Answer(network, "", posterior.quantiles(SHARES)[:, 0], float(posterior.ood_score()[0]), training)
 

@@ -27,6 +27,12 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     infer = load(run)
     views = read_views(store, suite)
     is_usable = usable(views, infer.tracer, infer.instrument)
+    posterior = infer(views[is_usable])
+    if (
+        not posterior.is_answered.all()
+    ):  # of some a look shows nothing, as where a wide PSF leaves all below what is seen
+        is_usable[is_usable] = posterior.is_answered
+        posterior = infer(views[is_usable])
     seen = f"maps of {tracer_words(infer.tracer)} through {infer.instrument.name}"
     if not is_usable.any():
         raise ValueError(f"{store}/{suite}: no view has usable {seen}; choose a run of another tracer or instrument")
@@ -47,7 +53,6 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
             "calibrated on those of part = val: only part = test says how it errs on other galaxies",
             file=sys.stderr,
         )
-    posterior = infer(views)
     scores = posterior.ood_score()
     others = unlike_trained_on([run], store, [suite]) + without_unseen([run], [suite])
     for remark in others + foreign_remarks(run, suite, infer, scores):

@@ -467,8 +467,8 @@ def nothing_tested(sums: dict[Group, Sums], part: str | None, suites: Sequence[s
         )
     if any(total.left_out for total in sums.values()):
         return (
-            f"no view of {', '.join(suites)} shows enough of a tracer that these runs infer from; choose other "
-            "--suites, or runs of another tracer"
+            f"no view of {', '.join(suites)} shows enough of a tracer that these runs infer from, and has a true mass "
+            "at all radii; choose other --suites, or runs of another tracer"
         )
     if part is None:
         return f"no finished galaxy in {', '.join(suites)}; run `kinmass maps` to its end"
@@ -525,7 +525,11 @@ def without_answer(sums: dict[Group, Sums]) -> list[str]:
     lines = []
     for group, total in sums.items():
         if group.train and not group.column and group.test != ALL and not total.count.any():
-            why = [f"none of {total.left_out} views shows enough"] if total.left_out else []
+            why = (
+                [f"none of {total.left_out} views shows enough, and has a true mass at all radii"]
+                if total.left_out
+                else []
+            )
             why += [f"none of {total.views} predictions is finite"] if total.views else []
             if why:
                 lines.append(f"{group.tracer}, {group.train} on {group.test}: {'; '.join(why)}; not in the tables")

@@ -27,11 +27,12 @@ from kinmass.eval.tables import predictions
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.campaign import failures
 from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.instruments.model import Instrument, PsfFwhm, TracerNoise
 from kinmass.gen.look.picture import QUANTITIES, shown
 from kinmass.gen.storage import store, suite_group
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.storage.galaxy_reader import GalaxyReader
-from kinmass.train.data.dataset import read_views
+from kinmass.train.data.dataset import read_views, usable
 from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.run.checkpoint import write_json
 from kinmass.train.run.intervals import SHARES
@@ -248,6 +249,18 @@ def test_what_stood_for_a_snapshot_that_is_listed_by_now_is_no_galaxy(own_store)
 def of_suite(path: Path, suite: str) -> list[StoredGalaxy]:
     """All galaxies of a suite of twelve."""
     return [read_stored(path, suite, number) for number in range(12)]
+
+
+def test_of_a_look_that_shows_nothing_is_said_why_there_is_no_mass(runs, map_store):
+    """It was drawn, and printed, as masses that are no numbers."""
+    (network,) = networks_of([next(run for run in runs if run.name == "gas")])
+    beams = Instrument(name="beams", psf_fwhm=PsfFwhm(re=(0.01, 30.0)), gas=TracerNoise(mask_below_msun_kpc2=2e7))
+    network.inference.instrument = beams
+    views = read_views(map_store, "bursty")
+    nothing = np.flatnonzero(usable(views, "gas", beams) & ~network.inference(views).is_answered)
+    answer = read_stored(map_store, "bursty", int(nothing[0]) // 2).ask(network, int(nothing[0]) % 2)
+    assert answer.quantiles is None
+    assert answer.why_not == "too few pixels seen through the instrument"
 
 
 @pytest.mark.parametrize("name", [None, "ifu", "survey"])

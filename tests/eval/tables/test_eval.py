@@ -34,6 +34,7 @@ from kinmass.eval.tables import cluster, predictions, tasks
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
 from kinmass.eval.tables.compare import MEASURES, _score, compare, measure_pair, not_compared, verdicts
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, per_view
+from kinmass.eval.tables.predict import predict
 from kinmass.eval.tables.predictions import Damaged, KeptPredictions, Part, prepare
 from kinmass.eval.tables.tables import (
     KEYS,
@@ -55,12 +56,13 @@ from kinmass.eval.tables.tasks import (
 )
 from kinmass.gen.code import code_key, imports
 from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.instruments.model import Instrument, PsfFwhm, TracerNoise
 from kinmass.gen.instruments.observe import CHANNELS, TOLD
 from kinmass.gen.options import OptionError
 from kinmass.gen.storage import store, suite_group, writer
 from kinmass.gen.storage.chunks import fingerprint
 from kinmass.train import load
-from kinmass.train.data.dataset import RADII_RE, part_of, read_views
+from kinmass.train.data.dataset import RADII_RE, part_of, read_views, usable
 from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit_ensemble
@@ -361,7 +363,8 @@ def test_why_nothing_was_tested_is_said_as_it_is():
     nobody, nothing = np.zeros(0, dtype=object), np.zeros((0, K))
     unusable = add_up(per_view(Estimates(nobody, np.zeros(0, int), nobody, nothing, nothing)), left_out=3)
     group = Group("cnn", "ifu", "gas", "quiet", "quiet")
-    assert "no view of quiet shows enough of a tracer" in nothing_tested({group: unusable}, "test", ["quiet"])
+    said = nothing_tested({group: unusable}, "test", ["quiet"])
+    assert "no view of quiet shows enough of a tracer that these runs infer from, and has a true mass at all" in said
     assert nothing_tested({}, "test", ["a", "b"]).endswith(
         "in the test part of a, b; map more galaxies, or try --part all"
     )
@@ -406,6 +409,22 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     pd.testing.assert_frame_equal(
         pd.read_csv(out), table[(table.galaxy != galaxy) | (table["view"] != 1)].reset_index(drop=True), rtol=1e-5
     )
+
+
+def test_predict_leaves_out_views_of_which_a_look_shows_nothing(runs, map_store, monkeypatch, capsys):
+    """They had rows without a mass."""
+    infer = load(next(run for run in runs if run.name == "gas"))
+    infer.instrument = Instrument(
+        name="beams", psf_fwhm=PsfFwhm(re=(0.01, 30.0)), gas=TracerNoise(mask_below_msun_kpc2=2e7)
+    )
+    monkeypatch.setattr("kinmass.eval.tables.predict.load", lambda _: infer)
+    views = read_views(map_store, "bursty")
+    is_usable, is_answered = usable(views, "gas", infer.instrument), infer(views).is_answered
+    table = predict(infer.path, map_store, "bursty")
+    assert np.isfinite(table.log10_menc).all()
+    n_seen = len(table) // K
+    assert n_seen == np.count_nonzero(is_usable & is_answered) < is_usable.sum()
+    assert f"{24 - n_seen} of 24 views have no usable maps of gas through beams" in capsys.readouterr().err
 
 
 def test_tables_of_several_runs_are_printed_with_their_names(monkeypatch, capsys):
@@ -880,7 +899,7 @@ def test_a_network_without_any_view_to_use_is_named():
     nothing = add_up(per_view(Estimates(*np.zeros((3, 0), object), *np.zeros((2, 0, K)))), left_out=7)
     group = Group("cnn", "ifu", "gas", "quiet", "early")
     assert without_answer({group: nothing, replace(group, test="all"): nothing}) == [
-        "gas, quiet on early: none of 7 views shows enough; not in the tables"
+        "gas, quiet on early: none of 7 views shows enough, and has a true mass at all radii; not in the tables"
     ]
     names, truth = np.array(["a", "b"], dtype=object), np.ones((2, K))
     nowhere = add_up(per_view(Estimates(names, np.zeros(2, int), names, truth, np.nan * truth)))

@@ -903,6 +903,14 @@ def test_every_view_is_in_a_bin_of_what_it_is():
         assert rows.tolist() == list(range(len(edges)))
 
 
+def test_predictions_are_kept_on_a_file_system_without_links(runs, map_store, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.link", lambda *_: exec("raise OSError(95, 'Operation not supported')"))
+    run = shutil.copytree(next(r for r in runs if r.name == "gas"), tmp_path / "gas", ignore=KEPT)
+    sources, part = sources_of([run], tmp_path, classical=False), Part(map_store, "quiet", None)
+    prepare(sources[0], part)
+    assert not KeptPredictions(sources[0], part).is_current(part.blocks()[0], 1)
+
+
 def test_a_run_that_is_trained_anew_under_the_tables_is_noticed(runs, map_store, tmp_path):
     """Its predictions would be kept, and shown, as those of the weights that were there before."""
     run = shutil.copytree(next(r for r in runs if r.name == "gas"), tmp_path / "gas", ignore=KEPT)

@@ -51,7 +51,8 @@ def _cluster_settings(args: argparse.Namespace) -> "Cluster":
     from kinmass.train.launch.resources import read_site
 
     site = read_site(args.site) if args.cluster == "slurm" else {}
-    logs = (args.out.with_suffix("") if args.out else Path("dask")) / "logs"
+    is_table = args.command == "compare"  # `results.v2` of `tables` is a folder, and `results` may be another's
+    logs = ((args.out.with_suffix("") if is_table else args.out) if args.out else Path("dask")) / "logs"
     of_jobs = {name: value for name in ("gpus", "hours", "memory") if (value := getattr(args, name)) is not None}
     if args.cluster != "slurm":
         for name in ("site", *of_jobs):

@@ -580,7 +580,7 @@ def test_options_that_would_do_nothing_are_refused(line, words, tmp_path, monkey
 def test_where_tasks_run_is_as_the_options_say():
     line = ["compare", "a", "b", "--store", "s", "--workers", "3"]
     assert _cluster_settings(parser().parse_args(line)) == Cluster(workers=3, logs=Path("dask/logs"))
-    tables = _cluster_settings(parser().parse_args("tables r --store s --out results.v2".split()))
+    tables = _cluster_settings(parser().parse_args(["tables", "r", "--store", "s", "--out", "results.v2"]))
     assert tables.logs == Path("results.v2/logs")  # not those of `results`
     slurm = _cluster_settings(parser().parse_args([*line, "--cluster", "slurm", "--gpus", "1", "--memory", "9GB"]))
     assert (slurm.where, slurm.workers, slurm.gpus, slurm.hours, slurm.memory) == ("slurm", 3, 1, 2.0, "9GB")

@@ -36,7 +36,9 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         "--cluster", default="local", help="local (default), slurm, or a running Dask scheduler's address, tcp://..."
     )
     group.add_argument(
-        "--workers", type=int, help="worker processes (default: one per GPU, else per core), or Slurm jobs (default: 4)"
+        "--workers",
+        type=int,
+        help="worker processes (default: one per GPU, else per core as memory allows), or Slurm jobs (default: 4)",
     )
     group.add_argument("--site", type=Path, help="slurm: the site's settings (default: $KINMASS_SITE, slurm/site.env)")
     group.add_argument("--gpus", type=int, help="slurm: GPUs of each job (default: 0)")

@@ -577,6 +577,15 @@ def test_options_that_would_do_nothing_are_refused(line, words, tmp_path, monkey
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("free_gib", "workers"), [(3.5, 3), (0.2, 1), (1000, 64)])
+def test_workers_are_no_more_than_there_is_memory_for(monkeypatch, free_gib, workers):
+    """On a node of many cores, in a container with little memory, Dask ended one after the other."""
+    monkeypatch.setattr(cluster, "CPU_COUNT", 64)
+    monkeypatch.setattr(cluster, "free_memory", lambda: free_gib * 2**30)
+    monkeypatch.setattr(cluster, "slurm_cores", lambda: 0)
+    assert cluster._one_per_core() == workers
+
+
 def test_where_tasks_run_is_as_the_options_say():
     line = ["compare", "a", "b", "--store", "s", "--workers", "3"]
     assert _cluster_settings(parser().parse_args(line)) == Cluster(workers=3, logs=Path("dask/logs"))

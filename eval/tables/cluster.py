@@ -30,7 +30,7 @@ from kinmass.train.launch.resources import LaunchError, sbatch_extra
 T = TypeVar("T")
 #: How many results one worker adds up at a time. Partial sums stay on the workers; only the total is sent back.
 FAN_IN = 8
-#: Memory that a worker is given at least, unless a number of workers is asked for: one with .2 GiB was ended, one with .6 not.
+#: Memory that a worker is given at least, unless their number is asked for: with .2 GiB it is ended, with .6 it is not.
 WORKER_BYTES = 2**30
 #: Environment of workers: freed arrays of up to 32 MB, and 64 MB in all, stay with the process (glibc's mallopt). Dask
 #: would return every megabyte to the kernel, which clears it before the next array: a quarter of the measures' time.

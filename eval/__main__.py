@@ -36,7 +36,9 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         "--cluster", default="local", help="local (default), slurm, or a running Dask scheduler's address, tcp://..."
     )
     group.add_argument(
-        "--workers", type=int, help="worker processes (default: one per GPU, else per core), or Slurm jobs (default: 4)"
+        "--workers",
+        type=int,
+        help="worker processes (default: one per GPU, else per core as memory allows), or Slurm jobs (default: 4)",
     )
     group.add_argument("--site", type=Path, help="slurm: the site's settings (default: $KINMASS_SITE, slurm/site.env)")
     group.add_argument("--gpus", type=int, help="slurm: GPUs of each job (default: 0)")
@@ -51,7 +53,8 @@ def _cluster_settings(args: argparse.Namespace) -> "Cluster":
     from kinmass.train.launch.resources import read_site
 
     site = read_site(args.site) if args.cluster == "slurm" else {}
-    logs = (args.out.with_suffix("") if args.out else Path("dask")) / "logs"
+    is_table = args.command == "compare"  # `results.v2` of `tables` is a folder, and `results` may be another's
+    logs = ((args.out.with_suffix("") if is_table else args.out) if args.out else Path("dask")) / "logs"
     of_jobs = {name: value for name in ("gpus", "hours", "memory") if (value := getattr(args, name)) is not None}
     if args.cluster != "slurm":
         for name in ("site", *of_jobs):

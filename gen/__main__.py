@@ -103,8 +103,9 @@ def _add_maps(commands: Any) -> None:
     maps.add_argument(
         "--root", type=Path, help="folder from which the suites' patterns start (default: that of each suite file)"
     )
-    maps.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
-    maps.add_argument(
+    instead = maps.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
+    instead.add_argument(
         "--preview",
         action="store_true",
         help="draw a few galaxies of each suite as they would be mapped; writes no store",
@@ -113,7 +114,7 @@ def _add_maps(commands: Any) -> None:
         "--galaxy", action="append", metavar="NAME",
         help="with --preview: this one, as --dry-run names it; may be repeated (default: first, middle and last)",
     )  # fmt: skip
-    maps.add_argument("--plan", action="store_true", help="make the store with room for all galaxies, and stop")
+    instead.add_argument("--plan", action="store_true", help="make the store with room for all galaxies, and stop")
     maps.add_argument(
         "--ranks", type=int, metavar="N",
         help="with --plan: map a few galaxies of each suite aside, and foretell a run on up to N ranks",
@@ -210,6 +211,10 @@ def _maps(args: argparse.Namespace) -> int:
 
     parallel.check()
     checked(Sharing, readers=args.readers, ranks=args.ranks)
+    if args.ranks is not None and not args.plan:
+        raise OptionError("--ranks foretells a run: give it with --plan (mpiexec -n or srun starts ranks)")
+    if args.repair and (args.preview or args.dry_run):
+        raise OptionError("--repair changes a store, and does nothing with --preview and --dry-run; leave one out")
     if args.galaxy and not args.preview:
         raise OptionError("--galaxy names what to draw: give it with --preview (`selection` in the suite file chooses)")
     if args.out is None and not (args.preview or args.dry_run):
@@ -237,8 +242,6 @@ def _maps(args: argparse.Namespace) -> int:
     if args.preview:
         drawn = parallel.on_rank_0(lambda: _preview(suites, settings, args.galaxy or [], args.out or Path("preview")))
         return 0 if drawn else 3
-    if args.ranks is not None and not args.plan:
-        raise OptionError("--ranks foretells a run: give it with --plan (mpiexec -n or srun starts ranks)")
     if args.plan:
         return _plan(args, suites, settings)
     done, failed = generate(suites, args.out, settings, args.readers, args.repair)

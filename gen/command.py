@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 #: How many processes a launcher has started together, by what it calls it: srun, mpiexec of Open MPI and of MPICH.
@@ -30,14 +31,20 @@ def imports_as_here() -> dict[str, str]:
     return {} if {"", os.getcwd()} & set(sys.path) else {"PYTHONSAFEPATH": "1"}
 
 
+def _at_home(value: Any) -> Any:
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+
+
 class _Repeatable(argparse._StoreAction):
     """Stores an option; one of several values that is given twice has those of both, where the last alone would count.
 
-    `--suites a --suites b` would train, or test, on b without a word.
+    `--suites a --suites b` would train, or test, on b without a word. Paths may begin with ~, which shells leave as it
+    is in `--out=~/maps.zarr`: a folder of that name would be made, and who removes it, removes the home.
     """
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         """Store the values, after those that are there."""
+        values = [_at_home(value) for value in values] if isinstance(values, list) else _at_home(values)
         before: Any = getattr(namespace, self.dest, None)
         if self.option_strings and before is not self.default:
             if self.nargs == "+":

@@ -20,7 +20,12 @@ class MissingMPIError(ValueError):
 def is_user_error(error: BaseException) -> bool:
     """Whether `sentence` of an exception is a message for the user, so that no traceback is needed."""
     is_ours = isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == "kinmass"
-    return is_ours or _odd_byte(error) is not None
+    return is_ours or _odd_byte(error) is not None or _wants_threads(error)
+
+
+def _wants_threads(error: BaseException) -> bool:
+    """Whether the system has refused to start a thread, as where a login node limits a user's processes."""
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 
 def _odd_byte(error: BaseException) -> re.Match[str] | None:
@@ -44,6 +49,11 @@ def sentence(error: BaseException) -> str:
     if found := _odd_byte(error):
         near = found.string[max(0, found.start() - 80) : found.end() + 40].encode(errors="backslashreplace").decode()
         return f"the name of a file or folder is no UTF-8, as old ones in Latin-1 ({near}); rename it"
+    if _wants_threads(error):
+        return (
+            "no more threads can be started: raise the limit of processes or memory (`ulimit -u`, `ulimit -v`), or set "
+            "OMP_NUM_THREADS=1"
+        )
     return str(error)
 
 
@@ -101,12 +111,16 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 def named(command: str, arguments: Sequence[str] | None) -> Iterator[None]:
     """Print which command failed when an exception leaves this block; its type and traceback are kept.
 
-    command: its name, such as "fit". arguments: those of its command line, None for those of this process.
+    One that is for the user ends the process with a sentence and exit code 2. command: its name, such as "fit".
+    arguments: those of its command line, None for those of this process.
     """
     try:
         yield
     except Exception as error:
+        if is_user_error(error):
+            print(f"kinmass {command}: {sentence(error)}", file=sys.stderr)
+            raise SystemExit(2) from error
         command_line = shlex.join(["kinmass", *(sys.argv[1:] if arguments is None else arguments)])
-        sentence = f"{type(error).__name__}, which was not foreseen, in `{command_line}`"
-        print(f"kinmass {command}: {sentence}; traceback:", file=sys.stderr)
+        said = f"{type(error).__name__}, which was not foreseen, in `{command_line}`"
+        print(f"kinmass {command}: {said}; traceback:", file=sys.stderr)
         raise

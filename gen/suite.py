@@ -4,6 +4,7 @@ import glob
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -288,8 +289,7 @@ class Suite(_Section):
 
     def snapshot_paths(self) -> list[Path]:
         """The snapshot files, sorted; none that is hidden, as `*` has it in a shell. Raises SuiteError for none."""
-        # A link that leads nowhere is a snapshot that cannot be read, of which its listing tells.
-        paths = sorted(p for p in self.root.glob(self.snapshots) if p.is_file() or (p.is_symlink() and not p.exists()))
+        paths = sorted(path for path in self.root.glob(self.snapshots) if _is_file_or_fails(path))
         if not any(part.startswith(".") for part in Path(self.snapshots).parts):  # ._snap_099.hdf5 of a Mac, .Trash
             paths = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(self.root).parts)]
         if not paths:
@@ -363,6 +363,18 @@ class Suite(_Section):
             r"(\.0)?\.(hdf5|h5)$", "", relative.as_posix()
         )  # a Tipsy file has no suffix, but ends in its number
         return f"{stem.replace('/', '.')}:{halo}"
+
+
+def _is_file_or_fails(path: Path) -> bool:
+    """Whether a path is a file, or cannot be looked at: a link to nothing, or on a disk that fails.
+
+    Such a one is a snapshot that cannot be read, of which its listing tells; from Python 3.13 on `is_file` is false for
+    it, and its galaxies would be missing without a word.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def load_suite(path: Path, root: Path | None = None) -> Suite:

@@ -1,5 +1,6 @@
 """Read observers' FITS files, images and tables of spaxels or bins, with their units. Nothing in them is executed."""
 
+import os
 import re
 import warnings
 from collections.abc import Collection, Iterator
@@ -56,13 +57,13 @@ def _open_fits(path: Path) -> Iterator[fits.HDUList]:
 
 
 def _parse_map_name(name: str) -> tuple[str, Any, int | str | None]:
-    """Split `FILE[EXTENSION,PLANE]` into file, extension and plane, None for what it leaves out."""
+    """Split `FILE[EXTENSION,PLANE]` into file, extension and plane, None for what it leaves out. ~ is the home."""
     match = re.fullmatch(r"(.+?)(?:\[([^\],]+)(?:,\s*(.+?)\s*)?\])?", name)
     if match is None:
         raise ValueError(f"{name!r} is not FILE, FILE[EXTENSION] or FILE[EXTENSION,PLANE]")
     file, *parts = match.groups()
     extension, plane = (int(part) if (part or "").isdigit() else part for part in parts)
-    return file, extension, plane
+    return os.path.expanduser(file), extension, plane
 
 
 def _is_extension(extension: Any, number: int, hdu: Any) -> bool:

@@ -16,6 +16,7 @@ from kinmass.eval.observed.verdict import DEGREES, Verdict, of_tracers
 from kinmass.eval.report.galaxies import observed_profile
 from kinmass.gen.code import provenance
 from kinmass.gen.look.style import own_style
+from kinmass.gen.storage.chunk_files import ChunkFiles
 from kinmass.gen.storage.files import aside, make_folder
 from kinmass.train.model.scaling import clip_to_mass_limits
 from kinmass.train.run.intervals import SHARES, quantiles
@@ -143,7 +144,7 @@ class ObservedProfile:
         make_folder(out)
         (out / "profile.ecsv").unlink(missing_ok=True)
         with aside(out / "samples.zarr") as partial:
-            group = zarr.open_group(partial, mode="w", zarr_format=3)
+            group = zarr.open_group(ChunkFiles(partial), mode="w", zarr_format=3)
             group.create_array("log10_menc", data=self.samples.astype(np.float32), dimension_names=("sample", "radius"))
             group.create_array("radius_kpc", data=self.radius_kpc, dimension_names=("radius",))
             group.attrs.update({"unit": "log10 of Msun", "galaxy": self.galaxy.name, "tracer": self.tracer})

@@ -23,13 +23,15 @@ from distributed.utils import get_mp_context
 
 from kinmass.gen.bars import progress_bar
 from kinmass.gen.command import imports_as_here
-from kinmass.train.allotted import slurm_cores
+from kinmass.train.allotted import free_memory, slurm_cores
 from kinmass.train.launch.commands import refuse_without_slurm
 from kinmass.train.launch.resources import LaunchError, sbatch_extra
 
 T = TypeVar("T")
 #: How many results one worker adds up at a time. Partial sums stay on the workers; only the total is sent back.
 FAN_IN = 8
+#: Memory that a worker is given at least, unless their number is asked for: with .2 GiB it is ended, with .6 it is not.
+WORKER_BYTES = 2**30
 #: Environment of workers: freed arrays of up to 32 MB, and 64 MB in all, stay with the process (glibc's mallopt). Dask
 #: would return every megabyte to the kernel, which clears it before the next array: a quarter of the measures' time.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": 2**25, "MALLOC_TRIM_THRESHOLD_": 2**26}
@@ -142,6 +144,15 @@ def visible_gpus() -> list[str]:
     return (named or [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
 
 
+def _one_per_core() -> int:
+    """Return how many workers this machine is good for: one for each core, as far as there is memory for them.
+
+    Dask ends workers that go beyond their share of it, and those it starts in their place, too.
+    """
+    fitting = int(free_memory() // WORKER_BYTES)
+    return max(1, min(slurm_cores() or CPU_COUNT, CPU_COUNT, fitting))
+
+
 def _fork_workers() -> None:
     """Make Dask fork this machine's workers from one process that has already imported what tasks need.
 
@@ -186,7 +197,7 @@ def connected(settings: Cluster) -> Iterator[Client]:
     elif settings.where == "local":
         _fork_workers()
         cluster = LocalCluster(
-            n_workers=settings.workers or len(gpus) or min(slurm_cores() or CPU_COUNT, CPU_COUNT),
+            n_workers=settings.workers or len(gpus) or _one_per_core(),
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,

@@ -33,6 +33,7 @@ from kinmass.eval.tables.metrics import Estimates
 from kinmass.gen.physics.profile import menc_at
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
+from kinmass.gen.storage.chunk_files import ChunkFiles
 from kinmass.gen.storage.chunks import chunk_file, fingerprint, sync_chunk
 from kinmass.gen.storage.files import aside
 from kinmass.gen.storage.lock import hold
@@ -181,7 +182,8 @@ def prepare(source: Source, part: Part) -> None:
     with hold(source.root.with_name(f".lock-{source.root.name}"), str(source.root), PATIENCE_S):
         path = source.root / source.group(part)  # which another command may have made meanwhile
         if _attributes(path) != attributes or not _has_labels(path, part):
-            zarr.open_group(source.root, mode="a", zarr_format=3).require_group(str(Path(source.group(part)).parent))
+            root = zarr.open_group(ChunkFiles(source.root), mode="a", zarr_format=3)
+            root.require_group(str(Path(source.group(part)).parent))
             with aside(path) as partial:
                 _create_group(partial, source, part, attributes)
 
@@ -209,7 +211,7 @@ def _has_labels(path: Path, part: Part) -> bool:
 def _create_group(path: Path, source: Source, part: Part, attributes: dict[str, str]) -> None:
     """Create an empty group for a source's predictions of a part."""
     n_rows, rows_per_block, k = len(part) * part.views, BLOCK * part.views, len(RADII_RE)
-    root = zarr.open_group(path, mode="w", zarr_format=3, attributes=attributes)
+    root = zarr.open_group(ChunkFiles(path), mode="w", zarr_format=3, attributes=attributes)
     estimator_attributes = {
         "estimator": source.name, "instrument": source.instrument, "tracer": source.tracer, "train": source.train,
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """The base class of all snapshot formats, their code units, and the errors that name the file at fault."""
 
+import errno
 import os
 import re
 import struct
@@ -57,12 +58,25 @@ def may_be_damaged_file(error: BaseException) -> bool:
     )
 
 
-def _no_room(error: BaseException) -> int:
-    """Return the system's number for a full disk, where an exception tells of one, else 0. HDF5 has it in its words."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return int(error.errno)
-    told = re.search(r"errno = (\d+)", str(error))
-    return int(told[1]) if told and int(told[1]) in NO_ROOM else 0
+def _errno_of(error: BaseException) -> int:
+    """Return the system's number for what went wrong, 0 where an exception tells of none. HDF5 has it in its words."""
+    if told := re.search(r"errno = (\d+)", str(error)):
+        return int(told[1])
+    return int(error.errno or 0) if isinstance(error, OSError) else 0
+
+
+def _what_to_do(error: BaseException) -> str:
+    """Say what an error in reading may come from, and what to do: the system may have failed, and not the file."""
+    number = _errno_of(error)
+    if "unable to lock file" in str(error):
+        if number in (errno.EAGAIN, errno.EACCES):
+            return "another program is writing it; wait until that has ended"
+        return "its file system has no locks: set HDF5_USE_FILE_LOCKING=FALSE and give the same command again"
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open at once: raise that limit (`ulimit -n`) and give the same command again"
+    if number in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EREMOTEIO):
+        return "its disk or file system has failed; give the same command again when it answers"
+    return "missing, cut short, damaged or of another format? Check its path and format, or get it again"
 
 
 @contextmanager
@@ -77,16 +91,13 @@ def reading(path: Path, purpose: str = "") -> Iterator[None]:
     except SnapshotError as error:
         raise error if str(path.parent) in str(error) else SnapshotError(f"{path}: {error}") from error
     except Exception as error:
-        if errno_of_room := _no_room(error):
+        if (errno_of_room := _errno_of(error)) in NO_ROOM:
             place = tempfile.gettempdir()  # nothing else is written while a snapshot is read
             raise OSError(errno_of_room, f"{os.strerror(errno_of_room)} while {path} was read", place) from error
         if not may_be_damaged_file(error):
             raise
         cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SnapshotError(
-            f"{path}: cannot be read{purpose} ({cause[:300]}); missing, cut short, damaged or of another format? "
-            "Check its path and format, or get it again"
-        ) from error
+        raise SnapshotError(f"{path}: cannot be read{purpose} ({cause[:300]}); {_what_to_do(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,14 @@ class ChunkFiles(LocalStore):
                 pass
         await super().set(key, value)
 
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write a value where there is none, without the hard link that zarr makes for it: some disks have no links.
+
+        For groups and arrays in folders that no other process writes in.
+        """
+        if not await self.exists(key):
+            await self.set(key, value)
+
 
 def _create_file(path: Path, value: Buffer) -> None:
     """Write a new file at its place. What a kill or a full disk leaves of it is replaced by the next who writes it."""

@@ -18,6 +18,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from kinmass.gen.code import command_line, provenance
 from kinmass.gen.physics.profile import N_RADII
 from kinmass.gen.storage import changes, journal
+from kinmass.gen.storage.chunk_files import ChunkFiles
 from kinmass.gen.storage.files import make_folder, sync_folder, sync_tree, write_atomically
 from kinmass.gen.storage.store import (
     ARRAYS,
@@ -112,7 +113,7 @@ def _build_group(folder: Path, suite: str, labels: dict[str, np.ndarray], config
         "y": config["pixels"], "x": config["pixels"], "radius": N_RADII, "component": len(COMPONENTS),
     }  # fmt: skip
     attrs = {"schema_version": SCHEMA_VERSION, "suite": suite, "config": config, **provenance(), "runs": []}
-    group = zarr.open_group(folder, mode="w", zarr_format=3, attributes=attrs)
+    group = zarr.open_group(ChunkFiles(folder), mode="w", zarr_format=3, attributes=attrs)
     galaxies_per_shard = config["galaxies_per_shard"]
     for name, spec in ARRAYS.items():
         shape = tuple(sizes[dim] for dim in spec.dims)
@@ -280,7 +281,7 @@ def _change(store: Path, suite: str, labels: dict[str, np.ndarray], config: dict
     path = store / suite
     with journal.change(path) as aside:
         if labels:
-            _write_labels(zarr.open_group(aside, mode="w", zarr_format=3), labels)
+            _write_labels(zarr.open_group(ChunkFiles(aside), mode="w", zarr_format=3), labels)
             for name in ARRAYS:
                 array_json = json.loads((path / name / "zarr.json").read_text())
                 array_json["shape"][0] = len(labels["galaxy"])

@@ -115,6 +115,14 @@ def test_a_foreseen_error_is_a_sentence(monkeypatch, capsys, error):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_a_limit_on_threads_is_a_sentence(capsys):
+    """As on login nodes that limit a user's processes."""
+    with pytest.raises(SystemExit) as ended, named("fit", ["fit"]):
+        raise RuntimeError("can't start new thread")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("kinmass fit: no more threads can be started: raise the limit")
+
+
 @pytest.mark.parametrize("error", [KeyError("a"), RuntimeError("b"), NotImplementedError()])
 def test_types_are_kept(error, capsys):
     with pytest.raises(type(error)), named("maps", ["maps", "x.yaml"]):

@@ -63,6 +63,8 @@ def test_processes_import_from_the_working_folder_only_where_the_command_does(tm
         ("gallery s --runs a --runs b", "runs", [Path("a"), Path("b")]),
         ("fit --store s --out o --tracer gas --seed 1 --seed 2", "seed", 2),
         ("gallery s", "runs", []),
+        ("tables r --store=~/s --out o", "store", Path.home() / "s"),
+        ("tables ~/r --store s --out o", "runs", [Path.home() / "r"]),
     ],
 )
 def test_an_option_of_several_values_may_be_given_twice(line, name, value):

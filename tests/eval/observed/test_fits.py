@@ -109,6 +109,14 @@ def test_the_plain_files_are_the_galaxy(tmp_path):
     assert mismatches(table(tmp_path), mirrored=1) == []
 
 
+def test_maps_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    images(tmp_path)
+    (tmp_path / "velocity.fits").rename(tmp_path / "home" / "v.fits")
+    assert mismatches(images(tmp_path, velocity="~/v.fits")) == []
+
+
 @pytest.mark.parametrize("key", ["velocity", "dispersion"])
 @pytest.mark.parametrize(
     ("unit", "of_one"), [("m/s", 1e-3), ("M S-1", 1e-3), ("10^3 m/s", 1), ("kpc/Gyr", 0.97779222168)]

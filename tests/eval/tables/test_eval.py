@@ -600,9 +600,20 @@ def test_options_that_would_do_nothing_are_refused(line, words, tmp_path, monkey
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("free_gib", "workers"), [(3.5, 3), (0.2, 1), (1000, 64)])
+def test_workers_are_no_more_than_there_is_memory_for(monkeypatch, free_gib, workers):
+    """On a node of many cores, in a container with little memory, Dask ended one after the other."""
+    monkeypatch.setattr(cluster, "CPU_COUNT", 64)
+    monkeypatch.setattr(cluster, "free_memory", lambda: free_gib * 2**30)
+    monkeypatch.setattr(cluster, "slurm_cores", lambda: 0)
+    assert cluster._one_per_core() == workers
+
+
 def test_where_tasks_run_is_as_the_options_say():
     line = ["compare", "a", "b", "--store", "s", "--workers", "3"]
     assert _cluster_settings(parser().parse_args(line)) == Cluster(workers=3, logs=Path("dask/logs"))
+    tables = _cluster_settings(parser().parse_args(["tables", "r", "--store", "s", "--out", "results.v2"]))
+    assert tables.logs == Path("results.v2/logs")  # not those of `results`
     slurm = _cluster_settings(parser().parse_args([*line, "--cluster", "slurm", "--gpus", "1", "--memory", "9GB"]))
     assert (slurm.where, slurm.workers, slurm.gpus, slurm.hours, slurm.memory) == ("slurm", 3, 1, 2.0, "9GB")
 
@@ -928,6 +939,14 @@ def test_every_view_is_in_a_bin_of_what_it_is():
         assert [column for column, *_ in bins] == [name] * (len(edges) - 1)
         rows = np.concatenate([rows for *_, rows in bins])
         assert rows.tolist() == list(range(len(edges)))
+
+
+def test_predictions_are_kept_on_a_file_system_without_links(runs, map_store, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.link", lambda *_: exec("raise OSError(95, 'Operation not supported')"))
+    run = shutil.copytree(next(r for r in runs if r.name == "gas"), tmp_path / "gas", ignore=KEPT)
+    sources, part = sources_of([run], tmp_path, classical=False), Part(map_store, "quiet", None)
+    prepare(sources[0], part)
+    assert not KeptPredictions(sources[0], part).is_current(part.blocks()[0], 1)
 
 
 def test_a_run_that_is_trained_anew_under_the_tables_is_noticed(runs, map_store, tmp_path):

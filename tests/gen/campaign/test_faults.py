@@ -512,6 +512,30 @@ sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "
     assert "in broken" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("number", "words", "advice"),
+    [
+        (
+            errno.ENOLCK,
+            "unable to lock file, errno = 37, error message = 'No locks available'",
+            "HDF5_USE_FILE_LOCKING",
+        ),
+        (errno.EAGAIN, "unable to lock file, errno = 11, error message = 'Again'", "another program is writing it"),
+        (errno.EMFILE, "Too many open files", "ulimit -n"),
+        (
+            errno.EIO,
+            "file read failed: errno = 5, error message = 'Input/output error'",
+            "disk or file system has failed",
+        ),
+        (errno.ENOENT, "No such file", "missing, cut short"),
+    ],
+)
+def test_what_a_machine_does_is_not_called_a_fault_of_the_file(tmp_path, number, words, advice):
+    """ "Damaged? Get it again" was said of snapshots on file systems without locks."""
+    with pytest.raises(SnapshotError, match=advice), reading(tmp_path / "snap.hdf5"):
+        raise OSError(number, words)
+
+
 def test_a_disk_that_fails_is_a_sentence_from_any_rank(capsys, monkeypatch):
     monkeypatch.setattr(parallel, "abort", lambda: None)
     with parallel._ending_all():

@@ -1,11 +1,13 @@
 """Plans: what ranks send each other is what rank 0 planned, and what is done is read as zarr reads it."""
 
+import errno
 import json
 import os
 import pickle
 import re
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import h5py
 import layouts
@@ -406,3 +408,17 @@ def test_a_link_that_leads_nowhere_is_a_snapshot_that_cannot_be_read(tmp_path):
     tasks = list_tasks(load_suite(suite))
     assert [task.snapshot.name for task in tasks] == ["000.hdf5", "001.hdf5"]
     assert "001.hdf5" in tasks[1].problem
+
+
+def test_a_snapshot_on_a_disk_that_fails_is_not_left_out(tmp_path, monkeypatch):
+    """One failing ended the listing of all, and from Python 3.13 on its galaxies would be missing without a word."""
+    suite = write_box(tmp_path, galaxies=2)
+    stat = Path.stat
+
+    def fails(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "001.hdf5":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", fails)
+    assert [path.name for path in load_suite(suite).snapshot_paths()] == ["000.hdf5", "001.hdf5"]

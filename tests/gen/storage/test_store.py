@@ -564,6 +564,19 @@ def test_a_lock_of_a_file_system_without_links(tmp_path, monkeypatch):
     assert not path.exists()
 
 
+def test_a_store_on_a_file_system_without_links(tmp_path, monkeypatch):
+    """As exFAT, SMB and folders that virtual machines share are; zarr makes groups by a link."""
+
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    group = made(tmp_path, ["a"])
+    writer.write_galaxies(group, 0, [record_of(group, 1.0)])
+    made(tmp_path, ["a", "b"])  # its labels are written anew
+    assert held(tmp_path) == {"a": 1.0, "b": None}
+
+
 def _compete(path: Path, log: Path, barrier: Any) -> None:
     barrier.wait()
     with lock.hold(path, "it", patience_s=100):

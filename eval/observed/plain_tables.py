@@ -413,7 +413,8 @@ def _numpy_arrays(path: Path) -> dict[str, np.ndarray]:
             with suppress(ValueError):  # of objects
                 arrays[str(name)] = np.asarray(loaded[name])
     except Exception as error:  # a damaged archive raises errors of zip's, too
-        raise ValueError(f"{path.name} cannot be read as numpy's ({' '.join(str(error).split())})") from error
+        why = "it is damaged, or holds objects of Python" if "pickle" in str(error) else " ".join(str(error).split())
+        raise ValueError(f"{path.name} cannot be read as numpy's ({why}); save arrays of numbers") from error
     return {name: values for name, values in arrays.items() if values.dtype.kind in "fiub"}
 
 

@@ -402,9 +402,9 @@ def test_a_column_of_text_is_called_so(tmp_path):
     table[:0].write(tmp_path / "t.fits", overwrite=True)
     with pytest.raises(ValueError, match=r"t\.fits: columns must hold one number a row, and there must be rows$"):
         read_galaxy(described(tmp_path, "t.fits"))
-    (tmp_path / "t.npy").write_bytes(b"no table")
-    with pytest.raises(ValueError, match=r"t\.npy cannot be read as FITS .*known by their suffix: \.ecsv, \.csv"):
-        read_galaxy(described(tmp_path, "t.npy"))
+    (tmp_path / "t.sav").write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"t\.sav cannot be read as FITS .*known by their suffix: \.ecsv, \.csv"):
+        read_galaxy(described(tmp_path, "t.sav"))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "observed").glob("*.yaml")), ids=lambda path: path.stem)

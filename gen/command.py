@@ -57,7 +57,10 @@ class _Repeatable(argparse._StoreAction):
 def add_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     """Add a command to what add_subparsers gives; its summary stands in the list of all and above its own --help."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        allow_abbrev=False,  # `maps --galaxies 4` would be --galaxies-per-shard
     )
     parser.register("action", None, _Repeatable)
     return parser

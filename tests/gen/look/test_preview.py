@@ -112,6 +112,7 @@ def test_names_that_are_not_there_and_options_that_do_not_go_together(mocks, map
         (["--preview", "--out", map_store], "is a map store"),
         (["--preview", "--plan", "--out", "b"], "--plan: not allowed with argument --preview"),
         (["--preview", "--ranks", "4", "--out", "b"], "--ranks foretells a run: give it with --plan"),
+        (["--galaxies", "4", "--out", "b"], "--galaxies"),  # not a short form of --galaxies-per-shard
         (["--dry-run", "--repair", "--out", map_store], "--repair changes a store, and does nothing with"),
     ):
         done = command("gen", "maps", path, *words, check=False)

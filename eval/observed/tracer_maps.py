@@ -35,6 +35,7 @@ from kinmass.eval.observed.grids import (
 from kinmass.eval.observed.kinds import of_other_sense, refuse_other_kind, root_of_variance
 from kinmass.eval.observed.names import refuse_misnomers, refuse_one_map
 from kinmass.eval.observed.offsets import parts_of_pixel, pixel_offsets, row_offsets, side_arcsec_of
+from kinmass.eval.observed.plain_tables import Columns
 from kinmass.eval.observed.redshifts import convention_in
 
 _MAPS = (
@@ -265,23 +266,15 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
         images[key] = np.where(images[key] > 0, images[key], np.nan)  # or else zeros would be averaged with others
     density = None
     if "density" in images:
-        density_grid = next((g for g in (grids["density"], *grids.values()) if g.wcs is not None), grids["density"])
-        unit = files.density_unit or values_and_headers["density"][1].get("BUNIT")
-        pixel_arcsec = side_arcsec_of(density_grid, files.pixel_arcsec if density_grid.wcs is None else None)
-        assert files.density is not None
-        density = read_density(files.density, images["density"], unit, pixel_arcsec, galaxy_file.distance()[0])
+        density = _density_of_image(files, galaxy_file, images["density"], units_of_files["density"], grids)
         images["density"] = density.value
     reference_key = "velocity" if "velocity" in images else "bin"
     methods: dict[str, Resampling] = {"bin": "nearest"}
     methods |= dict.fromkeys((key for key in images if key.startswith("mask")), "largest")
     values, grid, remarks = onto_one_grid(images, grids, reference_key, methods, files.one_grid)
     remarks += of_masks
-    if (parts := parts_of_pixel(grid)) != (1, 1):
-        wide, high = grid.sides_arcsec()
-        remarks.append(
-            f"Pixels of {grid.name} are {wide:.3g} x {high:.3g} arcsec: each is cut into {parts[1]} x {parts[0]} "
-            "parts, which are the pixels that are counted here."
-        )
+    parts = parts_of_pixel(grid)
+    remarks += _said_of_parts(grid, parts)
     x, y, side = pixel_offsets(files, grid, galaxy_file)
     values = {key: value.repeat(parts[0], 0).repeat(parts[1], 1) for key, value in values.items()}
     if bin_table is not None and bin_columns:
@@ -291,21 +284,44 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
             value, unit = bin_table.at_spaxels(name, row_of_spaxel)
             values[key] = _in_kms(files, key, value, units_of_files)
             if key == "density":
-                pixel_arcsec = side_arcsec_of(grid, files.pixel_arcsec)
-                density = read_density(
-                    name, values[key], files.density_unit or unit, pixel_arcsec, galaxy_file.distance()[0], bins=True
-                )
+                pixel_arcsec, unit = side_arcsec_of(grid, files.pixel_arcsec), files.density_unit or unit
+                density = read_density(name, values[key], unit, pixel_arcsec, galaxy_file.distance()[0], bins=True)
                 values[key] = density.value
     _errors_of_root(files, values, units_of_files)
-    if planes:
-        keys_of = {name: [key for key in planes if planes[key] == name] for name in planes.values()}
-        listed = "; ".join(f"{', '.join(keys)} {name!r}" for name, keys in keys_of.items())
-        remarks.append(f"Planes of the {tracer} as headers call them: {listed}.")
+    remarks += _said_of_planes(tracer, planes)
     _merge_masks(values)
     convention = "optical" if is_frequency else None
     told = convention_in(values_and_headers["velocity"][1]) if "velocity" in values_and_headers else None
     places: Places = "pixels" if grid.wcs is None else "sky"
     return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, told, doubts, called, places)
+
+
+def _density_of_image(
+    files: TracerFiles, galaxy_file: GalaxyFile, value: np.ndarray, unit_of_file: str | None, grids: dict[str, Grid]
+) -> Density:
+    """Read a density (ny, nx); pixels without a WCS have the side of those of another image of the tracer."""
+    grid = next((g for g in (grids["density"], *grids.values()) if g.wcs is not None), grids["density"])
+    pixel_arcsec = side_arcsec_of(grid, files.pixel_arcsec if grid.wcs is None else None)
+    unit = files.density_unit or unit_of_file
+    return read_density(str(files.density), value, unit, pixel_arcsec, galaxy_file.distance()[0])
+
+
+def _said_of_parts(grid: Grid, parts: tuple[int, int]) -> list[str]:
+    """Return a remark where pixels are cut into so many parts along y and x."""
+    if parts == (1, 1):
+        return []
+    wide, high = grid.sides_arcsec()
+    return [
+        f"Pixels of {grid.name} are {wide:.3g} x {high:.3g} arcsec: each is cut into {parts[1]} x {parts[0]} "
+        "parts, which are the pixels that are counted here."
+    ]
+
+
+def _said_of_planes(tracer: str, planes: dict[str, str]) -> list[str]:
+    """Return a remark on what headers call the planes {key: name} of cubes that were chosen."""
+    keys_of = {name: [key for key in planes if planes[key] == name] for name in planes.values()}
+    listed = "; ".join(f"{', '.join(keys)} {name!r}" for name, keys in keys_of.items())
+    return [f"Planes of the {tracer} as headers call them: {listed}."] if planes else []
 
 
 def _as_others_of_their_file(grids: dict[str, Grid]) -> dict[str, Grid]:
@@ -381,35 +397,9 @@ def _even(values: dict[str, np.ndarray]) -> Density:
 
 def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> TracerMaps:
     """Read maps that are columns of a table of spaxels or bins, or of a table of bins that its spaxels refer to."""
-    name = str(files.table)
+    name, map_columns = str(files.table), _map_names(files) | {"x": files.x, "y": files.y}
     bin_table = bin_table_of(files, folder)
-    where = (files.x, files.y)
-    table_columns = columns(
-        name, folder, (*where, *_map_names(files).values(), *((files.bin,) if bin_table else ())), where
-    )
-    map_columns = _map_names(files) | {"x": files.x, "y": files.y}
-    bin_columns = set()
-    if bin_table is not None and files.bin in table_columns:
-        row_of_spaxel = bin_table.row_of(table_columns[files.bin][0])
-        bin_columns = {
-            column_name
-            for column_name in map_columns.values()
-            if column_name in bin_table.columns and column_name not in table_columns
-        }
-        table_columns |= {column_name: bin_table.at_spaxels(column_name, row_of_spaxel) for column_name in bin_columns}
-    if missing := [column for column in map_columns.values() if column not in table_columns]:
-        for column, text in text_columns(name, folder).items():
-            if column in missing:
-                raise ValueError(
-                    f"{name}: column {column} holds text, {text!r}: it must be a number, or nan, in every row (right "
-                    "ascension and declination in degrees)"
-                )
-        of_bins = f"; {files.bins} has {', '.join(bin_table.columns)}" if bin_table is not None else ""
-        unsaid = [key for key in ("x", "y") if map_columns[key] in missing and key not in files.model_fields_set]
-        hint = f"; say {' and '.join(unsaid)}, the columns of the places" if unsaid else ""
-        raise ValueError(
-            f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}{of_bins}{hint}"
-        )
+    table_columns, bin_columns = _columns_of_table(files, folder, bin_table, map_columns)
     places = (table_columns[map_columns.pop("x")], table_columns[map_columns.pop("y")])
     has_unit = any(unit for _, unit in places) or files.xy_unit is not None
     remarks = list(bin_table.remarks) if bin_table is not None else []
@@ -455,6 +445,40 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         raise ValueError(f"density {files.density} is in {unit!r}: say pixel_arcsec, the side of a pixel, or its unit")
     values["density"] = density.value
     return TracerMaps(values, x, y, side, density, remarks, doubts=doubts, places=kind)
+
+
+def _columns_of_table(
+    files: TracerFiles, folder: Path, bin_table: Bins | None, map_columns: dict[str, str]
+) -> tuple[Columns, set[str]]:
+    """Read the columns {key: name} of a table, and say which of them are those of its bins, by their names.
+
+    Raises ValueError where one is missing.
+    """
+    name, where = str(files.table), (files.x, files.y)
+    named = (*where, *map_columns.values(), *((files.bin,) if bin_table else ()))
+    table_columns = columns(name, folder, tuple(dict.fromkeys(named)), where)
+    bin_columns = set[str]()
+    if bin_table is not None and files.bin in table_columns:
+        row_of_spaxel = bin_table.row_of(table_columns[files.bin][0])
+        bin_columns = {
+            column for column in map_columns.values() if column in bin_table.columns and column not in table_columns
+        }
+        table_columns |= {column: bin_table.at_spaxels(column, row_of_spaxel) for column in bin_columns}
+    missing = [column for column in map_columns.values() if column not in table_columns]
+    for column, text in text_columns(name, folder).items() if missing else ():
+        if column in missing:
+            raise ValueError(
+                f"{name}: column {column} holds text, {text!r}: it must be a number, or nan, in every row (right "
+                "ascension and declination in degrees)"
+            )
+    if missing:
+        of_bins = f"; {files.bins} has {', '.join(bin_table.columns)}" if bin_table is not None else ""
+        unsaid = [key for key in ("x", "y") if map_columns[key] in missing and key not in files.model_fields_set]
+        hint = f"; say {' and '.join(unsaid)}, the columns of the places" if unsaid else ""
+        raise ValueError(
+            f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}{of_bins}{hint}"
+        )
+    return table_columns, bin_columns
 
 
 def _centres_without_unit(files: TracerFiles, x_arcsec: np.ndarray, y_arcsec: np.ndarray) -> tuple[bool, str]:

@@ -28,9 +28,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     views = read_views(store, suite)
     is_usable = usable(views, infer.tracer, infer.instrument)
     posterior = infer(views[is_usable])
-    if (
-        not posterior.is_answered.all()
-    ):  # of some a look shows nothing, as where a wide PSF leaves all below what is seen
+    if not posterior.is_answered.all():  # a look may show nothing, as where a wide PSF leaves all below what is seen
         is_usable[is_usable] = posterior.is_answered
         posterior = infer(views[is_usable])
     seen = f"maps of {tracer_words(infer.tracer)} through {infer.instrument.name}"

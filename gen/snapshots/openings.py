@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from kinmass.gen.code import digest_of, stage_key
+from kinmass.gen.code import digest_of
 from kinmass.gen.formats import CodeUnits
 from kinmass.gen.formats.base import Format
 from kinmass.gen.formats.smoothing import Smoothing
@@ -34,14 +34,14 @@ class Facts(NamedTuple):
 
 
 class KeptOpening:
-    """A snapshot as it is staged for yt, and its facts, kept in a folder by the name of its index and by this code.
+    """A snapshot as it is staged for yt, and its facts, kept in a folder by the name of its index.
 
-    said: what a suite file says of it, on which the facts depend, too.
+    That name is of this code alone. said: what a suite file says of it, on which the facts depend, too.
     """
 
     def __init__(self, folder: Path, index_name: str, said: object = None):
-        self._staged = folder / f"{digest_of(index_name, stage_key())}.staged"
-        self._facts = folder / f"{digest_of(index_name, stage_key(), said)}.facts"
+        self._staged = folder / f"{index_name}.staged"
+        self._facts = folder / f"{digest_of(index_name, said)}.facts"
 
     def fetch(self, scratch: str) -> tuple[Path, Facts] | None:
         """Return the path that yt opens, in a scratch folder, and the facts; None where either is not kept."""

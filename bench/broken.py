@@ -1,8 +1,11 @@
 """Does a network notice maps that are wrong? Out-of-distribution scores of test views as they are, and broken.
 
-python -m bench.broken --store maps.zarr --runs runs/both runs/both-on-quiet
+python -m bench.broken --store maps.zarr --runs runs/both runs/both-seed1 runs/both-seed2 runs/both-on-quiet
+
+Runs whose names differ by `-seedN` alone are seeds of one network. Intervals of 68 % are over seeds and lineages.
 """
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -43,26 +46,37 @@ def broken(observed: torch.Tensor, r_e: torch.Tensor) -> dict[str, tuple[torch.T
     }
 
 
+def scores(run: Path, store_path: Path, tracer: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Lineages (N,) of test views of the suites that a run was trained on; scores (N,) by what is wrong with them."""
+    infer = load(run)
+    suites = [s for s in store.suites(store_path) if s in infer.run["fit"]["suites"]]
+    views = concatenate([read_views(store_path, suite, "test") for suite in suites])
+    views = views[usable(views, tracer, infer.instrument)]
+    views = views[np.unique(np.linspace(0, len(views) - 1, min(len(views), MOST_VIEWS)).astype(int))]
+    observed = views.observed(infer.instrument, told=infer.told)
+    kinds = broken(observed, views.half_mass_radius_kpc)
+    return views.lineages(), {name: infer(maps, r_e, tracer).ood_score() for name, (maps, r_e) in kinds.items()}
+
+
 def main() -> None:
-    """Print how many test views of each kind are called out of distribution, for every run."""
+    """Print how many test views of each kind are called out of distribution, for every network."""
     parser = common.parser(__doc__)
     parser.add_argument("--store", type=Path, required=True, help="map store with the suites of the runs")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
     args = parser.parse_args()
-    for run in args.runs:
-        infer = load(run)
-        trained_suites = [s for s in store.suites(args.store) if s in infer.run["fit"]["suites"]]
-        all_views = concatenate([read_views(args.store, suite, "test") for suite in trained_suites])
-        for tracer in infer.answers():
-            views = all_views[usable(all_views, tracer, infer.instrument)]
-            views = views[np.unique(np.linspace(0, len(views) - 1, min(len(views), MOST_VIEWS)).astype(int))]
-            rows = []
-            observed = views.observed(infer.instrument, told=infer.told)
-            for name, (maps, r_e) in broken(observed, views.half_mass_radius_kpc).items():
-                ood_scores = infer(maps, r_e, tracer).ood_score()
-                rows.append([name, 100 * float((ood_scores > OOD_THRESHOLD).mean()), float(ood_scores.mean())])
-            heads = [f"{run.name}, {tracer}, {len(views)} views", "% out of distribution", "area under ROC"]
-            common.table(heads, rows)
+    by_name = sorted(args.runs, key=lambda run: run.name.partition("-seed")[0])
+    for name, runs in groupby(by_name, key=lambda run: run.name.partition("-seed")[0]):
+        seeds = list(runs)
+        for tracer in load(seeds[0]).answers():
+            found = [scores(run, args.store, tracer) for run in seeds]
+            lineages, kinds = found[0]
+            rows: list[list[object]] = []
+            for kind in kinds:
+                of_seeds = np.stack([each[kind] for _, each in found])
+                strange = common.mean_and_interval(100.0 * (of_seeds > OOD_THRESHOLD), lineages)
+                rows.append([kind, strange, common.mean_and_interval(of_seeds, lineages)])
+            heads = [f"{name}, {tracer}, {len(lineages)} views, seeds: {len(seeds)}"]
+            common.table([*heads, "% out of distribution", "area under ROC"], rows)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True, help="a map store")
     parser.add_argument("--per-suite", type=int, default=150, help="galaxies of each suite, at most")
     args: argparse.Namespace = parser.parse_args()
-    views = concatenate(list(first_views(args.store, INSTRUMENTS["ifu"], args.per_suite)))
+    views = concatenate(list(first_views(args.store, "test", INSTRUMENTS["ifu"], args.per_suite)))
     inclination_deg = np.concatenate([inclination_of(args.store, s, views) for s in dict.fromkeys(views.suite)])
     heads = ["", "views", *(f"bias at {RADII_RE[k]:.2g} R_e" for k in SHOWN), "dispersion"]
     off = {label: offsets(views, instrument, inclination_deg) for label, instrument in instruments().items()}

@@ -109,6 +109,16 @@ def table(heads: list[str], rows: list[list[object]]) -> None:
     print(flush=True)
 
 
+def mean_and_interval(values: np.ndarray, lineages: np.ndarray, n: int = 300) -> str:
+    """Mean of values (S, N) of S seeds and N views, and its 68 % interval by bootstrap over seeds and lineages (N,)."""
+    names, lineage = np.unique(lineages, return_inverse=True)
+    rng = np.random.default_rng(0)
+    weights = rng.poisson(1.0, (n, len(names)))[:, lineage].astype(float)
+    seeds = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), n) / len(values)
+    low, high = np.quantile(np.einsum("bs,sn,bn->b", seeds, values, weights) / weights.sum(1), (0.16, 0.84))
+    return f"{values.mean():.3g} ({low:.3g}-{high:.3g})"
+
+
 def memory_mb(key: str) -> float:
     """Return the memory of this process [10^6 bytes]: key VmRSS, in use now, or VmHWM, the highest since `forget_peak`.
 

@@ -3,9 +3,10 @@
   make bench-dynamics-env                         (once: .venv-dynamics, with what may not be shipped)
   .venv-dynamics/bin/python -m bench.dynamics --store maps.zarr --runs runs
 
-Each view of the test part, the first usable one of each galaxy, is modelled as a user of JAM would do it, from what the
-stars' network sees of it: density, V, sigma and mask through the instrument whose PSF and errors are known, and R_e.
-The truth is looked at in the table alone. Fits are kept in --out: the same command goes on where it stood.
+Each view of the test part (or of --part), the first usable one of each galaxy, is modelled as a user of JAM would do
+it, from what the stars' network sees of it: density, V, sigma and mask through the instrument whose PSF and errors are
+known, and R_e. The truth is looked at in the table alone. Fits are kept in --out: the same command goes on where it
+stood.
 
 - Light: sectors of the density's image about the known centre, a regularised MGE (Cappellari 2002; Scott et al. 2013).
 - Axis: of the rotation (Krajnovic et al. 2006), or of the light where there is hardly any.
@@ -20,7 +21,9 @@ The truth is looked at in the table alone. Fits are kept in --out: the same comm
   multiplied by the root of the pixels in a PSF's noise-equivalent area, 4 pi sigma^2. `(2 N)^1/4`, for N pixels: that
   instead, as JamPy's examples do for what is systematic (van den Bosch & van de Ven 2009). `as they are`: neither.
 
-How that takes seconds is in `bench.jam`; each kept fit says how far its best model is from JamPy's own answer.
+Networks are those of --runs named gas, stars and both, and seeds of them beside these (gas-seed1, ...). In brackets are
+68 % intervals of the dispersion, over galaxies and seeds. How a fit takes seconds is in `bench.jam`; each kept fit says
+how far its best model is from JamPy's own answer.
 """
 
 import argparse
@@ -80,10 +83,10 @@ def fit(model: Model, seed: int = 0) -> dict[str, Any]:
     return made
 
 
-def first_views(path: Path, instrument: Instrument, per_suite: int) -> Iterator[Views]:
-    """Per suite the first usable view of each galaxy of the test part, in the store's order."""
+def first_views(path: Path, part: str | None, instrument: Instrument, per_suite: int) -> Iterator[Views]:
+    """Per suite the first usable view of each galaxy of a part (None: all galaxies), in the store's order."""
     for suite in store.suites(path):
-        views = read_views(path, suite, "test")
+        views = read_views(path, suite, part)
         views = views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
         yield views[np.sort(np.unique(views.galaxy.astype(str), return_index=True)[1])[:per_suite]]
 
@@ -114,18 +117,21 @@ def fits(views: Views, instrument: Instrument, kept: Path, kept_only: bool = Fal
 
 
 def estimates(args: argparse.Namespace, views: Views, instrument: Instrument) -> dict[str, np.ndarray]:
-    """Quantiles (5, N, K) of log10 M, all alike where an estimator gives none, by who says so.
+    """Quantiles (S, 5, N, K) of log10 M of S seeds, all alike where an estimator gives none, by who says so.
 
     CPU seconds of a view that each network and all other estimators take are printed.
     """
     estimates_by_name = {}
-    for path in (args.runs / name for name in ("gas", "stars", "both")):
-        if path.exists():
+    for name in ("gas", "stars", "both"):
+        found = []
+        for path in (path for path in sorted(args.runs.glob(f"{name}*")) if path.name.partition("-seed")[0] == name):
             network = train.load(path)
             network(views[np.arange(1)]).quantiles(QUANTILES)
             began = time.process_time()
-            estimates_by_name[path.name] = network(views).quantiles(QUANTILES)
+            found.append(network(views).quantiles(QUANTILES))
             print(f"{path.name}: {(time.process_time() - began) / len(views):.3f} CPU-s per view, of the network")
+        if found:
+            estimates_by_name[name] = np.stack(found)
     began = time.process_time()
     radii, r_e = np.array(RADII_RE), views.half_mass_radius_kpc.numpy().astype(float)
     observed, field = (
@@ -139,7 +145,9 @@ def estimates(args: argparse.Namespace, views: Views, instrument: Instrument) ->
         f"classical estimators: {(time.process_time() - began) / len(views):.3f} CPU-s per view, all of them together"
     )
     points["rotation_curve, i known"] = rings_of_known_inclination(observed_views, inclined)
-    return estimates_by_name | {name: np.repeat(one[None], len(QUANTILES), axis=0) for name, one in points.items()}
+    return estimates_by_name | {
+        name: np.broadcast_to(one, (1, len(QUANTILES), *one.shape)) for name, one in points.items()
+    }
 
 
 def rings_of_known_inclination(views: ObservedViews, inclination_deg: np.ndarray) -> np.ndarray:
@@ -164,25 +172,43 @@ def half_range(off: np.ndarray) -> float:
 
 
 def measures(quantiles: np.ndarray, truth: np.ndarray) -> list[np.ndarray]:
-    """Per radius (K,): views; dispersion, half the 16-84 % range, bias [dex]; shares inside 68 and 95 % intervals."""
-    off = quantiles[2] - truth
-    count = np.isfinite(off).sum(0)
-    posterior = (quantiles[0] < quantiles[4]).any()
+    """Per radius (K,), over seeds: views; dispersion, half the 16-84 % range, bias [dex]; shares in 68 and 95 %."""
+    off = quantiles[:, 2] - truth
+    count = np.isfinite(off[0]).sum(0)
+    posterior = (quantiles[:, 0] < quantiles[:, 4]).any()
     inside = [
-        ((quantiles[a] <= truth) & (truth <= quantiles[b])).mean(0) if posterior else np.full(truth.shape[1], np.nan)
+        ((quantiles[:, a] <= truth) & (truth <= quantiles[:, b])).mean((0, 1))
+        if posterior
+        else np.full(truth.shape[1], np.nan)
         for a, b in ((1, 3), (0, 4))
     ]
-    defined = [o[np.isfinite(o)] for o in off.T]
+    defined = [[o[np.isfinite(o)] for o in seed.T] for seed in off]
     spread, half, bias = (
-        np.array([f(o) if len(o) > 1 else np.nan for o in defined]) for f in (np.std, half_range, np.mean)
+        np.mean([[f(o) if len(o) > 1 else np.nan for o in seed] for seed in defined], axis=0)
+        for f in (np.std, half_range, np.mean)
     )
     return [count.astype(float), spread, half, bias, *inside]
+
+
+def dispersion_interval(quantiles: np.ndarray, truth: np.ndarray, n: int = 300) -> str:
+    """68 % interval of the dispersion, mean over radii where it is defined, by bootstrap over views and seeds."""
+    off = quantiles[:, 2] - truth
+    weight = np.random.default_rng(0).poisson(1.0, (n, len(truth))).astype(float)
+    there = np.isfinite(off).astype(float)
+    total, first, second = (np.einsum("bn,snk->bsk", weight, there * np.nan_to_num(off) ** i) for i in range(3))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = np.sqrt(np.maximum(second / total - (first / total) ** 2, 0))
+    spread = np.nanmean(spread[..., there[0].sum(0) > 1], axis=2)
+    seeds = np.random.default_rng(1).multinomial(len(off), np.full(len(off), 1 / len(off)), n) / len(off)
+    low, high = np.nanquantile((seeds * spread).sum(1), (0.16, 0.84))
+    return f"({low:.3f}-{high:.3f})"
 
 
 def main() -> None:
     """Fit, or go on fitting; then the tables."""
     parser = common.parser(__doc__)
     parser.add_argument("--store", type=Path, required=True, help="a map store")
+    parser.add_argument("--part", choices=("test", "val", "all"), default="test", help="part of the store's galaxies")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the networks gas, stars and both")
     parser.add_argument("--per-suite", type=int, default=60, help="galaxies of each suite, at most")
     parser.add_argument("--kept-only", action="store_true", help="make no more fits: tables of those that are kept")
@@ -190,32 +216,34 @@ def main() -> None:
     torch.set_num_threads(1)
     instrument = train.load(args.runs / "stars").instrument
     args.out.mkdir(parents=True, exist_ok=True)
-    views = concatenate(list(first_views(args.store, instrument, args.per_suite)))
+    part = None if args.part == "all" else args.part
+    views = concatenate(list(first_views(args.store, part, instrument, args.per_suite)))
     made = fits(views, instrument, args.out / "dynamics.jsonl", args.kept_only)
     fitted = np.array(["chi2" in each for each in made])
     failed = sum("failed" in each for each in made)
     views, made = views[fitted], [each for each in made if "chi2" in each]
-    estimates_by_name = {name: np.swapaxes([each[name] for each in made], 0, 1) for name in KINDS} | estimates(
-        args, views, instrument
-    )
+    jam = {name: np.swapaxes([each[name] for each in made], 0, 1)[None] for name in KINDS}
+    estimates_by_name = jam | estimates(args, views, instrument)
     truth = views.log10_menc.numpy().astype(float)
     seconds = np.array([each["seconds"] for each in made])
     print(f"{len(views)} views, {failed} more that JAM could not fit; {np.median(seconds):.1f} CPU-s per view")
     print(f"chi^2 per pixel {np.median([each['chi2'] for each in made]):.2f}; as JamPy itself to", end=" ")
     print(f"{np.median([each['off_jampy'] for each in made]):.1e} (worst pixel, median view)\n")
-    heads = ["mean over radii", "views", "dispersion", "half 16-84", "bias", "68 % holds", "95 %"]
+    heads = ["mean over radii", "views", "dispersion", "", "half 16-84", "bias", "68 % holds", "95 %"]
     for suite in [*dict.fromkeys(views.suite), "all"]:
         mine = np.full(len(views), True) if suite == "all" else views.suite == suite
         rows: list[list[object]] = []
         for name, quantiles in estimates_by_name.items():
-            found = measures(quantiles[:, mine], truth[mine])
+            found = measures(quantiles[:, :, mine], truth[mine])
             there = np.isfinite(found[1])
-            rows.append([name, int(found[0].max()), *(float(np.mean(f[there])) for f in found[1:])])
+            spread, *others = (float(np.mean(f[there])) for f in found[1:])
+            interval = dispersion_interval(quantiles[:, :, mine], truth[mine])
+            rows.append([name, int(found[0].max()), spread, interval, *others])
         print(f"{suite}: {mine.sum()} views")
         common.table(heads, rows)
     profiles = [*KINDS, *(n for n in ("gas", "stars", "both", "rotation_curve", "jeans") if n in estimates_by_name)]
     profiles.append("rotation_curve, i known")
-    answered = np.logical_and.reduce([np.isfinite(estimates_by_name[name][2]) for name in profiles])
+    answered = np.logical_and.reduce([np.isfinite(estimates_by_name[name][:, 2]).all(0) for name in profiles])
     print(f"all, where each of these answers: {answered.any(1).sum()} views, {answered.mean():.0%} of views and radii")
     rows = []
     for name in profiles:

@@ -12,10 +12,11 @@ stood.
 - Axis: of the rotation (Krajnovic et al. 2006), or of the light where there is hardly any.
 - Data: V_rms^2 = V^2 + sigma^2 per pixel, less what the known errors add to it. Errors are those of the instrument, and
   of stars that are few, which grow as (density)^-1/2 too; how large the latter are is told by the fit's residuals.
-- Model: JAM with a cylindrically aligned velocity ellipsoid (Cappellari 2008), blurred by PSF and pixels. Free are the
-  flattest Gaussian's axis ratio (for the inclination), sigma_z / sigma_R (.5 to 1), mass and dark share inside R_e,
-  slope and scale of a spherical gNFW halo. Priors are flat, as in JamPy's examples (slope 0 to 1.6, Zhu et al. 2023),
-  but for the halo's scale: 6.7 R_e within .3 dex, which is what R_e = .015 R_200 (Kravtsov 2013) and c = 10 say.
+- Model: JAM with the velocity ellipsoid that `bench.jam` says for the JamPy that is installed (9 where the environment
+  has Python 3.12, else 8), blurred by PSF and pixels. Free are the flattest Gaussian's axis ratio (for the
+  inclination), sigma_z / sigma_R (.5 to 1), mass and dark share inside R_e, slope and scale of a spherical gNFW halo.
+  Priors are flat, as in JamPy's examples (slope 0 to 1.6, Zhu et al. 2023), but for the halo's scale: 6.7 R_e within .3
+  dex, which is what R_e = .015 R_200 (Kravtsov 2013) and c = 10 say.
 - `jam`: stars weigh any multiple of the map's density. `M/L known`: they weigh what the map says, to .05 dex.
 - Intervals: from MCMC (the stretch move of Goodman & Weare 2010). Noise of few stars is blurred with them: errors are
   multiplied by the root of the pixels in a PSF's noise-equivalent area, 4 pi sigma^2. `(2 N)^1/4`, for N pixels: that
@@ -37,7 +38,7 @@ import numpy as np
 import torch
 
 from bench import common
-from bench.jam import Mge, Model, halo_mge, halos, model_of, v_rms2
+from bench.jam import Mge, Model, halo_mge, halos, jampy_version, joined, model_of, v_rms2
 from kinmass import train
 from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews
 from kinmass.eval.classical.rotation import rotation_profile
@@ -72,10 +73,9 @@ def fit(model: Model, seed: int = 0) -> dict[str, Any]:
         if name == "jam":
             _, _, factor, halo, _ = model.parts(best[None])
             inclination = model.light.inclination(best[0])
-            potential = [Mge(model.light.peak * factor[0], model.light.sigma, model.light.axis_ratio)]
-            potential.append(halo_mge(halo[0], model.r_e))
-            both = Mge(*(np.concatenate([getattr(m, a) for m in potential]) for a in ("peak", "sigma", "axis_ratio")))
-            own = v_rms2(model.light, both, inclination, 1 - best[1] ** 2, model.p, model.psf)
+            stars = Mge(model.light.peak * factor[0], model.light.sigma, model.light.axis_ratio)
+            potential = joined(stars, halo_mge(halo[0], model.r_e))
+            own = v_rms2(model.light, potential, inclination, best[1], model.p, model.psf)
             made |= {
                 "best": best.round(4).tolist(), "inclination": inclination, "factor": float(factor[0]),
                 "taken": taken, "off_jampy": float(np.abs(model.square(best) / np.maximum(own, 1e-9) - 1).max()),
@@ -218,7 +218,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     part = None if args.part == "all" else args.part
     views = concatenate(list(first_views(args.store, part, instrument, args.per_suite)))
-    made = fits(views, instrument, args.out / "dynamics.jsonl", args.kept_only)
+    made = fits(views, instrument, args.out / f"dynamics-{args.store.stem}-jampy{jampy_version()}.jsonl", args.kept_only)
     fitted = np.array(["chi2" in each for each in made])
     failed = sum("failed" in each for each in made)
     views, made = views[fitted], [each for each in made if "chi2" in each]

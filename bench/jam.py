@@ -1,14 +1,23 @@
 """One galaxy's stars as JamPy and MgeFit model them: what `bench.dynamics` sets beside ours, and says how.
 
-JAM's V_rms^2 is linear in the masses of a potential's Gaussians and in 1 / (1 - beta_z) (Cappellari 2008, eqs. 19 to
-28; JamPy's is, to 1e-11). So JamPy is asked once per Gaussian, inclination (six, with splines between) and two
-anisotropies; every model after that is a sum. JamPy and MgeFit are imported where they are called.
+JAM's V_rms^2 is linear in the masses of a potential's Gaussians. So JamPy is asked once per Gaussian, inclination (six,
+with splines between) and anisotropy; every model after that is a sum. Two kinds of velocity ellipsoids:
+
+- JamPy 8, aligned with cylindrical coordinates: V_rms^2 is linear in 1 / (1 - beta_z), too (Cappellari 2008, eqs. 19 to
+  28; JamPy's is, to 1e-11). Two anisotropies are enough.
+- JamPy 9, which needs Python 3.12, aligned with spherical coordinates, whose anisotropy goes with the angle so that the
+  ellipsoid nearly is a cylindrical one (Cappellari 2026, MNRAS 549, ag420, eq. 37; what its examples do): a polynomial
+  through four anisotropies.
+
+JamPy and MgeFit are imported where they are called.
 """
 
 import contextlib
 import io
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -25,7 +34,7 @@ from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.instruments.observe import inside_half_mass_radius, psf_fwhm_pixels
 from kinmass.train.data.dataset import RADII_RE
 
-# n pixels seen, K radii, J Gaussians of a potential, W walkers. Lengths are in kpc where not said.
+# n pixels seen, K radii, J Gaussians of a potential, A anisotropies, W walkers. Lengths are in kpc where not said.
 
 ARCSEC_IS_KPC = 648 / np.pi  # the distance [Mpc] at which JamPy's arcsec are kpc
 HALO_RE = np.geomspace(0.12, 30.0, 9)  # dispersions of the halo's Gaussians [R_e]
@@ -33,6 +42,7 @@ SLOPES, LG_SCALES = np.linspace(0, 1.6, 9), np.linspace(-0.1, 1.8, 20)  # of gNF
 LG_SCALE = (np.log10(6.7), 0.3)
 AXIS_RATIOS = (0.06, 0.985)  # of the flattest Gaussian: JamPy wants at least .05, round ones have no inclination
 NODES, FINE_NODES = 6, 31
+RATIOS = (0.5, 1.0)  # of sigma_z to sigma_R
 FLOOR = 0.05  # relative error of V_rms^2 below which no pixel is believed: 2.5 % of V_rms
 WALKERS = 64
 
@@ -172,16 +182,54 @@ def light_of(p: Pixels, psf: float) -> Mge:
     return Mge(total / (2e6 * np.pi * sigma**2 * ratio), sigma * p.side, ratio)
 
 
-def v_rms2(light: Mge, potential: Mge, inclination: float, beta: float, p: Pixels, psf: float) -> np.ndarray:
-    """(n,) JamPy's V_rms^2 [km^2/s^2] of a tracer in a potential."""
+@lru_cache(maxsize=1)
+def jampy_version() -> int:
+    """Return the first number of the version of JamPy that is installed."""
+    return int(version("jampy").partition(".")[0])
+
+
+def v_rms2(light: Mge, potential: Mge, inclination: float, ratio: float, p: Pixels, psf: float) -> np.ndarray:
+    """(n,) JamPy's V_rms^2 [km^2/s^2] of a tracer in a potential, with sigma_z / sigma_R."""
     import jampy
 
-    model = jampy.axi.proj(
-        light.peak, light.sigma, light.axis_ratio, potential.peak, potential.sigma, potential.axis_ratio,
-        inclination, 0.0, ARCSEC_IS_KPC, p.x, p.y, align="cyl", beta=np.full(len(light.peak), beta), ml=1.0,
-        sigmapsf=psf, normpsf=1.0, pixsize=p.side, step=psf / 2, quiet=True, plot=False,
-    ).model  # fmt: skip
+    def beta(_: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the anisotropy at polar angles and its derivative: Cappellari 2026, eq. 37."""
+        power = ratio ** (-2 * np.cos(2 * theta))
+        return 1 - power, -4 * np.log(ratio) * power * np.sin(2 * theta)
+
+    mges = [(mge.peak, mge.sigma, mge.axis_ratio) for mge in (light, potential)]
+    where = (inclination, 0.0, ARCSEC_IS_KPC, p.x, p.y)
+    how = {
+        "ml": 1.0, "sigmapsf": psf, "normpsf": 1.0, "pixsize": p.side, "step": psf / 2, "quiet": True, "plot": False,
+    }  # fmt: skip
+    if jampy_version() < 9:
+        constant = np.full(len(light.peak), 1 - ratio**2)
+        model = jampy.axi.proj(*mges[0], *mges[1], *where, align="cyl", beta=constant, **how).model
+    else:
+        model = jampy.axi.proj(*mges, *where, beta=beta, **how).model
     return np.asarray(model**2)
+
+
+def ratio_nodes() -> np.ndarray:
+    """(A,) ratios of sigma_z to sigma_R at which JamPy is asked: two, or four, those of Chebyshev in the logarithm."""
+    if jampy_version() < 9:
+        return np.array([1.0, 1.5**0.5])
+    middle, half = np.mean(np.log(RATIOS)), 0.5 * np.diff(np.log(RATIOS))[0]
+    return np.asarray(np.exp(middle + half * np.cos(np.pi * (np.arange(4) + 0.5) / 4)))
+
+
+def ratio_weights(ratio: np.ndarray) -> np.ndarray:
+    """(W, A) weights of `ratio_nodes` in V_rms^2 at ratios (W,) (Lagrange)."""
+    x, nodes = (r**-2.0 if jampy_version() < 9 else np.log(r) for r in (ratio, ratio_nodes()))
+    weights = np.ones((len(x), len(nodes)))
+    for i, j in permutations(range(len(nodes)), 2):
+        weights[:, i] *= (x - nodes[j]) / (nodes[i] - nodes[j])
+    return weights
+
+
+def joined(*mges: Mge) -> Mge:
+    """The Gaussians of several."""
+    return Mge(*(np.concatenate([getattr(m, a) for m in mges]) for a in ("peak", "sigma", "axis_ratio")))
 
 
 def halo_mge(masses: np.ndarray, r_e: float) -> Mge:
@@ -199,21 +247,21 @@ class Model:
 
     def __init__(self, p: Pixels, light: Mge, r_e: float, psf: float):
         self.p, self.light, self.r_e, self.psf = p, light, r_e, psf
-        self.low = np.array([AXIS_RATIOS[0], 0.5, 5.0, 0.0, SLOPES[0], LG_SCALES[0]])
-        self.high = np.array([light.axis_ratio.min() - 1e-3, 1.0, 14.0, 0.99, SLOPES[-1], LG_SCALES[-1]])
+        self.low = np.array([AXIS_RATIOS[0], RATIOS[0], 5.0, 0.0, SLOPES[0], LG_SCALES[0]])
+        self.high = np.array([light.axis_ratio.min() - 1e-3, RATIOS[1], 14.0, 0.99, SLOPES[-1], LG_SCALES[-1]])
         nodes = np.linspace(self.low[0], self.high[0], NODES)
         self.axis_ratio = np.linspace(nodes[0], nodes[-1], FINE_NODES)
         self.inclination = np.array([light.inclination(q) for q in self.axis_ratio])
-        unit = [light] + [halo_mge(one, r_e) for one in np.eye(len(HALO_RE)) * 1e10]
-        table = np.empty((NODES, 2, len(unit), len(p.x)))
-        for i, q in enumerate(nodes):
-            for j, potential in enumerate(unit):
-                # beta = 0 and -1/2: more makes single Gaussians' V_rms^2 negative, which JamPy cuts off
-                one, two_thirds = (v_rms2(light, potential, light.inclination(q), b, p, psf) for b in (0.0, -0.5))
-                table[i, :, j] = 3 * two_thirds - 2 * one, 3 * (one - two_thirds)
-        table[:, :, 1:] *= 1e-10
+        # Of a halo's Gaussian alone V_rms^2 may be negative, which JamPy cuts off: it is asked beside the stars.
+        mass = light.mass().sum()
+        unit = [light, *(joined(light, halo_mge(one * mass, r_e)) for one in np.eye(len(HALO_RE)))]
+        ratios = ratio_nodes()
+        table = np.empty((NODES, len(ratios), len(unit), len(p.x)))
+        for (i, q), (j, ratio), (k, potential) in product(enumerate(nodes), enumerate(ratios), enumerate(unit)):
+            table[i, j, k] = v_rms2(light, potential, light.inclination(q), ratio, p, psf)
+        table[:, :, 1:] = (table[:, :, 1:] - table[:, :, :1]) / mass
         fine = CubicSpline(nodes, table)(self.axis_ratio)
-        self.table = fine.reshape(FINE_NODES, 2 * len(unit), len(p.x))
+        self.table = fine.reshape(FINE_NODES, len(ratios) * len(unit), len(p.x))
         self.stars = np.stack([light.mass_inside(np.array(RADII_RE) * r_e, i) for i in self.inclination])
         self.stars_re = np.concatenate([light.mass_inside(np.array([r_e]), i) for i in self.inclination])
         self.halos = halos()
@@ -228,7 +276,7 @@ class Model:
         self.constant = float(self.p.square**2 @ (1 / variance))
 
     def parts(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Node below, share of the next, factor on the stars (W,), halo masses (W, J), coefficients (W, 2 + 2 J)."""
+        """Node below, share of the next, factor on the stars (W,), halo masses (W, J), coefficients (W, A (1 + J))."""
         q, ratio, lg_mass, dark, slope, scale = theta.T
         at = (q - self.axis_ratio[0]) / (self.axis_ratio[1] - self.axis_ratio[0])
         node = np.clip(at.astype(int), 0, FINE_NODES - 2)
@@ -240,7 +288,7 @@ class Model:
         halo = np.stack([map_coordinates(h, where, order=1, mode="nearest") for h in np.moveaxis(self.halos, 2, 0)], 1)
         halo *= (mass * dark)[:, None]
         each = np.column_stack([factor, halo])
-        return node, share, factor, halo, np.column_stack([each, each / ratio[:, None] ** 2])  # 1 / (1 - beta_z)
+        return node, share, factor, halo, (ratio_weights(ratio)[:, :, None] * each[:, None]).reshape(len(each), -1)
 
     def square(self, theta: np.ndarray) -> np.ndarray:
         """(n,) V_rms^2 of parameters (6,)."""

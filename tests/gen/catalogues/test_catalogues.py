@@ -678,6 +678,31 @@ def test_velociraptors_comoving_numbers_have_factors_of_h_and_its_words_do_as_we
             )
 
 
+@pytest.mark.parametrize("reference", ["c", "cmbp", "cminpot"])
+def test_velociraptor_of_before_june_2019_writes_other_places_as_offsets_from_one(reference, tmp_path):
+    """Its PropertyReferencePosition says from which; of an isolated run places are small themselves."""
+    path = write_velociraptor(tmp_path)
+
+    def write(part: Path, isolated: bool) -> None:
+        with h5py.File(part, "r+") as file:
+            for axis in "XYZ":
+                bound = 1e-4 + 0 * file[f"{axis}cmbp"][()] if isolated else file[f"{axis}cmbp"][()]
+                places = {"cmbp": bound, "c": bound + 0.01, "cminpot": bound + 0.001}
+                for name, place in places.items():
+                    file.pop(f"{axis}{name}", None)
+                    file[f"{axis}{name}"] = place if isolated or name == reference else place - places[reference]
+            file["R_size"] = np.full(len(file["ID"]), 0.02)
+
+    parts = list(tmp_path.iterdir())
+    [write(part, isolated=False) for part in parts]
+    centres = [h.centre_kpc for h in find_haloes("velociraptor", path, SNAPSHOT, UNITS)]
+    np.testing.assert_allclose(centres, CENTRE, rtol=1e-6)
+    path = write_velociraptor(tmp_path)
+    [write(part, isolated=True) for part in parts]
+    centres = [h.centre_kpc for h in find_haloes("velociraptor", path, SNAPSHOT, UNITS)]
+    np.testing.assert_allclose(centres, 0.1, rtol=1e-6)
+
+
 def test_velociraptor_without_what_it_needs_is_refused(tmp_path):
     refused = partial(refused_after, "velociraptor", write_velociraptor, tmp_path)
 

@@ -403,6 +403,18 @@ def test_a_catalogue_whose_units_have_factors_of_h_is_refused_where_no_file_says
             assert halo[2:] == other[2:]
 
 
+def test_subfind_of_gadget4_without_factors_of_h_has_none(tmp_path):
+    """Its users' guide, Hubble: HubbleParam may be 1, and the Hubble constant given in internal units."""
+    path, units = write_subfind(tmp_path, 1.0, "Parameters"), CodeUnits(A, 1e10, np.sqrt(A), None, A, 1.0)
+    with pytest.raises(SnapshotError, match="factors of h, which the snapshot does not say"):
+        find_haloes("subfind", path, SNAPSHOT, units)
+    for part in tmp_path.iterdir():
+        edit(part, lambda file: file["Parameters"].attrs.update({"HubbleParam": 1.0, "Hubble": 0.1 * H}))
+    haloes = find_haloes("subfind", path, SNAPSHOT, units)
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE * H, rtol=1e-6)
+    assert haloes[3].stellar_mass_msun == pytest.approx(STARS[3] * H, rel=1e-6)
+
+
 @pytest.mark.parametrize("units_group", ["Units", "Parameters", "Header"])
 def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
     haloes = find_haloes("subfind", write_subfind(tmp_path, 1000.0, units_group), SNAPSHOT, UNITS)

@@ -556,6 +556,7 @@ def test_a_subset_of_soaps_subhaloes_is_whole_by_its_own_number(tmp_path):
     ("snapshot", "names", "others"),
     [
         ("output_00080/info_00080.txt", ("output_00080", "info_00080", "80"), ("output_00081", "81")),
+        ("output_00080/group_00001/info_00080.txt", ("output_00080", "80"), ("output_00081", "group_00001", "1")),
         ("VELA07/10MpcBox_csf512_a0.330.d", ("10MpcBox_csf512_a0.330",), ("VELA07", "10MpcBox_csf512_a0")),
         ("run_99/snapdir_099/snap_099.0.hdf5", ("snapdir_099", "snap_099"), ("run_99", "run_99/snap_099", "snap_09")),
         ("g8.26e11/g8.26e11.01024", ("g8.26e11.01024", "1024"), ("g8.26e11", "8.26e11")),

@@ -11,6 +11,7 @@ import numpy as np
 from kinmass.gen.catalogues.base import Halo, listed, need
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.base import reading
+from kinmass.gen.formats.ramses import is_group
 from kinmass.gen.suite import snapshot_number
 
 if TYPE_CHECKING:  # it takes half a second to load, which each of thousands of ranks would spend
@@ -79,10 +80,15 @@ def _is_named(snapshot: Path, name: str) -> bool:
     number = _number(snapshot)
     if name.isdecimal() and number:
         return int(name) == int(number)
-    parts, folder = Path(name).parts, snapshot.parent
+    parts, folder = Path(name).parts, _folder(snapshot)
     stem = _without_suffix(snapshot)
     own_folder = [folder] if number and re.search(rf"_0*{int(number)}$", folder.name) else []
     return bool(parts) and any(path.parts[-len(parts) :] == parts for path in (snapshot, stem, *own_folder))
+
+
+def _folder(snapshot: Path) -> Path:
+    """Return the folder of a snapshot, which is above those of its groups where RAMSES has written such."""
+    return snapshot.parent.parent if is_group(snapshot.parent) else snapshot.parent
 
 
 def _without_suffix(snapshot: Path) -> Path:
@@ -100,7 +106,7 @@ def _by_word(snapshots: Iterable[Path]) -> dict[str | int, list[Path]]:
     """Return the names and numbers by which an entry may mean some of these snapshots, with these."""
     by_word: dict[str | int, list[Path]] = {}
     for snapshot in snapshots:
-        words = {snapshot.name, _without_suffix(snapshot).name, snapshot.parent.name}
+        words = {snapshot.name, _without_suffix(snapshot).name, _folder(snapshot).name}
         for word in words | ({int(number)} if (number := _number(snapshot)) else set()):
             by_word.setdefault(word, []).append(snapshot)
     return by_word

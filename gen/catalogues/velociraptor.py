@@ -12,7 +12,11 @@ from kinmass.gen.formats.gadget_header import scalar
 #: Names of the parts that several processes write.
 _PARTS = r".*\.properties\.(\d+)"
 _NEEDED = {"ID", "Structuretype", "Xcmbp", "Ycmbp", "Zcmbp"}
-_OPTIONAL = {"R_200crit", "Mass_200crit", "Mass_tot", "npart", "n_star", "M_star"}
+#: Places of a halo: of its most bound particle, its centre of mass and its deepest particle.
+_PLACES = ("cmbp", "c", "cminpot")
+_OPTIONAL = {"R_200crit", "Mass_200crit", "Mass_tot", "npart", "n_star", "M_star", "R_size"} | {
+    f"{axis}{place}" for place in _PLACES[1:] for axis in "XYZ"
+}
 #: Values of Structuretype (its allvars.h): haloes, whose subhaloes have 20, 30 and so on, and the groups that
 #: `Keep_FOF` keeps beside the haloes that were found in them.
 _HALO, _FOF_GROUP = 10, 7
@@ -59,6 +63,24 @@ def _check(path: Path, units: CodeUnits, n_haloes: int) -> None:
         same_epoch(path, a, units, tolerance=_ROUNDING)
 
 
+def _most_bound(table: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the places (N, 3) of the most bound particles, in the catalogue's unit.
+
+    Until June 2019 it wrote one place of a halo, by default its centre of mass, and others as offsets from that (its
+    commit 3bab5ba, "No long adjust returned positions to reference frame").
+    """
+    places = {
+        place: np.stack([table[f"{axis}{place}"] for axis in "XYZ"], axis=1)
+        for place in _PLACES
+        if all(f"{axis}{place}" in table for axis in "XYZ")
+    }
+    far = {place: float(np.median(np.linalg.norm(pos, axis=1))) for place, pos in places.items()}
+    farthest = max(far, key=far.__getitem__)
+    # All places of a halo are as far from the origin, unless it surrounds that, as that of an isolated run does.
+    is_offset = far["cmbp"] < 0.5 * far[farthest] and far[farthest] > float(np.median(table.get("R_size", 0.0)))
+    return places["cmbp"] + places[farthest] if is_offset else places["cmbp"]
+
+
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read `*.properties`, or all its parts from `*.properties.0`; a halo is a central, its subhaloes are satellites.
 
@@ -78,7 +100,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     halo_mass = np.where(central, np.where(m200 > 0, m200, np.nan), bound)
     return listed(
         table["ID"].tolist(),
-        np.stack([table[f"{x}cmbp"] for x in "XYZ"], axis=1) * kpc_per_unit,
+        _most_bound(table) * kpc_per_unit,
         r200_kpc=np.where(central, r200 * kpc_per_unit, np.nan),
         n_stars=table.get("n_star"),
         n_particles=table.get("npart"),

@@ -75,6 +75,7 @@ class Gadget(Format):
     """GADGET HDF5: PartType0 gas, 1 dark, 4 stars, 5 black holes; lengths comoving with h, velocities with sqrt(a)."""
 
     name = "gadget"
+    has_equation_of_state = True  # that of Springel & Hernquist (2003), in GADGET-3, GADGET-4 and MP-Gadget
     frontend = ("yt.frontends.gadget.api", "GadgetHDF5Dataset")
     components: ClassVar[dict[str, list[str]]] = {
         "gas": ["PartType0"],
@@ -427,7 +428,6 @@ class Eagle(Gadget):
     """
 
     name = "eagle"
-    has_equation_of_state = True
     default: ClassVar[dict[str, UnitScaling]] = Gadget.default | {"length_kpc": (1000.0, 1.0, -1.0)}
     default_words = "Mpc/h, 1e10 Msun/h, km/s sqrt(a)"
 
@@ -436,7 +436,6 @@ class Arepo(Gadget):
     """AREPO: Voronoi cells carry mass and density instead of a smoothing length."""
 
     name = "arepo"
-    has_equation_of_state = True
     frontend = ("yt.frontends.arepo.api", "ArepoHDF5Dataset")
 
     def untold(self, ptype: str, cosmological: bool) -> str:
@@ -453,6 +452,7 @@ class Gizmo(Gadget):
     """GIZMO (FIRE): the same layout as Gadget, read by yt's GIZMO frontend."""
 
     name = "gizmo"
+    has_equation_of_state = False
     frontend = ("yt.frontends.gizmo.api", "GizmoDataset")
 
 

@@ -20,7 +20,7 @@ from kinmass.gen.formats.blocks import Blocks
 from kinmass.gen.formats.fortran import Records
 from kinmass.gen.formats.frontends import open_grid
 from kinmass.gen.formats.grid import GridFormat, Raw
-from kinmass.gen.formats.once import status
+from kinmass.gen.formats.once import names_in, status
 from kinmass.gen.formats.sample import MAX_FILES
 from kinmass.gen.formats.tracers import PROTON_K_PER_KMS2
 
@@ -83,9 +83,11 @@ class Ramses(GridFormat):
         files = [path]
         # Of a run without particles there are no such files, and no description of their fields.
         has_particles = any(any(path.parent.glob(name)) for name in (_DESCRIPTOR, f"part_{number}.out[0-9]*"))
+        in_groups = _in_groups(path)
         for kind in ("amr", "hydro", *(["part"] if has_particles else [])):
             for cpu in range(1, int(info["ncpu"]) + 1):
-                file = path.parent / f"{kind}_{number}.out{cpu:05d}"
+                name = f"{kind}_{number}.out{cpu:05d}"
+                file = in_groups.get(name, path.parent / name)
                 if not file.exists():
                     raise SnapshotError(
                         f"{file}: missing; {path.name} says {info['ncpu']:.0f} domains, get all files of its folder"
@@ -240,7 +242,7 @@ class Ramses(GridFormat):
         """Return the types in no component, as far as the largest files of particles have them: headers do not."""
         files = [file for file in self.files(path) if file.name.startswith("part")]
         largest = sorted(files, key=lambda file: status(file).st_size)[-MAX_FILES:]  # where galaxies are
-        return {name for file in largest for name in _others_in(file)} - owned
+        return {name for file in largest for name in _others_in(file, path.parent)} - owned
 
     def check_counts(self, ds: Any, counts: dict[str, int]) -> None:
         """Raise SnapshotError where stars are not those that the header counts: birth times may be another field.
@@ -301,6 +303,23 @@ class Ramses(GridFormat):
                 checked.add(domain.domain_id)
 
 
+def _in_groups(info: Path) -> dict[str, Path]:
+    """Return the files of an output in groups by their names; empty for one in a single folder.
+
+    Runs with IOGROUPSIZE write the files of so many domains into a folder `group_00001`, with the info file and the
+    descriptors, those of the next ones into `group_00002`, and so on (output_amr.f90; Obelisk).
+    """
+    if not is_group(info.parent):
+        return {}
+    folders = [folder for folder in sorted(info.parent.parent.glob("group_*")) if is_group(folder)]
+    return {name: folder / name for folder in folders for name in names_in(folder)}
+
+
+def is_group(folder: Path) -> bool:
+    """Whether a folder is called as one of several into which RAMSES writes an output."""
+    return re.fullmatch(r"group_\d{5}", folder.name) is not None
+
+
 @contextmanager
 def _usual_order() -> Iterator[None]:
     """Have yt take its usual order of fields where files do not name them, and not that which a user has told it.
@@ -350,10 +369,13 @@ def _by_birth(mass: np.ndarray, born: np.ndarray, number: np.ndarray, n_sinks: i
     return masks | {"other": heavy & ~masks["stars"] & ~masks["dark"]}
 
 
-def _others_in(path: Path) -> set[str]:
-    """Return the types in one file of particles that are neither stars nor dark matter, and have mass."""
-    sizes = _field_bytes(path.parent)
-    names = _descriptor_lines(path.with_name(_DESCRIPTOR)) or _USUAL_PARTICLES
+def _others_in(path: Path, folder: Path) -> set[str]:
+    """Return the types in one file of particles that are neither stars nor dark matter, and have mass.
+
+    folder: that of the info file, and of the descriptor of the fields.
+    """
+    sizes = _field_bytes(folder)
+    names = _descriptor_lines(folder / _DESCRIPTOR) or _USUAL_PARTICLES
     with Records(path) as records:
         records.skip(times=7)
         n_sinks = records.number("i4")

@@ -30,7 +30,6 @@ class Swift(Gadget):
     """
 
     name = "swift"
-    has_equation_of_state = True
     components: ClassVar[dict[str, list[str]]] = {
         "gas": ["PartType0"],
         "stars": ["PartType4"],

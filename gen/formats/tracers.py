@@ -80,21 +80,30 @@ def is_cold(
     if "StarFormationRate" in fields:
         return cold | (read("StarFormationRate") > 0)
     if has_equation_of_state:
-        raise SnapshotError(
-            "`gas: cold` counts gas that forms stars, which most models of this code keep hotter than the gas it "
-            "stands for, but there is no StarFormationRate; get the file with it, or take `tracers: {gas: all}`"
-        )
+        raise _no_rate("cold")
     return cold
 
 
-def neutral_fraction(fields: Collection[str], read: Read, molecules: str | None = None) -> np.ndarray:
+def _no_rate(tracer: str) -> SnapshotError:
+    return SnapshotError(
+        f"`gas: {tracer}` counts gas that forms stars, which most models of this code keep hotter than the gas it "
+        "stands for, but there is no StarFormationRate; get the file with it, or take `tracers: {gas: all}`"
+    )
+
+
+def neutral_fraction(
+    fields: Collection[str], read: Read, molecules: str | None = None, has_equation_of_state: bool = False
+) -> np.ndarray:
     """Return the mass of neutral hydrogen, atoms and molecules, over gas mass (N,).
 
     Most codes store one number for both. SIMBA's Grackle and COLIBRE's CHIMES store atoms alone in it, and
     molecules, which are most of the star-forming gas, in another field: FractionH2 is the share of the hydrogen
     mass (Davé et al. 2019, section 2.2; caesar's hydrogen_mass_calc), SpeciesFractions[H2] is molecules per
-    hydrogen nucleus. molecules: the field that has them in files of this format, None where none is needed. Raises
-    SnapshotError naming the missing fields.
+    hydrogen nucleus. molecules: the field that has them in files of this format, None where none is needed.
+
+    has_equation_of_state: star-forming gas has one, by whose temperature, which is of no gas, a code without molecules
+    has computed the number (TNG's data specifications, ElectronAbundance). It is neutral: clouds are 0.9 of its mass
+    and more (Springel & Hernquist 2003). Raises SnapshotError naming the missing fields.
     """
     if "NeutralHydrogenAbundance" not in fields:
         raise SnapshotError(
@@ -110,6 +119,10 @@ def neutral_fraction(fields: Collection[str], read: Read, molecules: str | None 
     for name, nuclei in (("FractionH2", 1), ("MolecularHydrogenAbundance", 2)):
         if name in fields:
             fraction = np.minimum(fraction + nuclei * _fraction(name, read), 1.0)
+    if has_equation_of_state and not {"FractionH2", "MolecularHydrogenAbundance"} & {*fields}:
+        if "StarFormationRate" not in fields:
+            raise _no_rate("hi")
+        fraction = np.where(read("StarFormationRate") > 0, 1.0, fraction)
     return fraction * (read("HydrogenFraction") if "HydrogenFraction" in fields else HYDROGEN)
 
 

@@ -243,14 +243,14 @@ class TypeReader:
     def _weight(self, ptype: str, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
         """Weights (N,) of these particles in maps; None where maps weigh them by mass."""
         tracers = self.tracers
+        # Runs without expansion are of many models of the gas.
+        has_equation_of_state = self.format.has_equation_of_state and self.units.cosmological
         if ptype in self.components["gas"] and tracers.gas == "cold":
             energy_kms2 = self.units.energy_kms2 * self.units.factors.get("InternalEnergy", 1.0)
             unit_k = self.units.factors.get("Temperature", 1.0)
-            # Runs without expansion are of many models of the gas.
-            has_equation_of_state = self.format.has_equation_of_state and self.units.cosmological
             return mass * is_cold(fields, field, energy_kms2, tracers.cold_below_k, unit_k, has_equation_of_state)
         if ptype in self.components["gas"] and tracers.gas == "hi":
-            return mass * neutral_fraction(fields, field, self.format.molecules)
+            return mass * neutral_fraction(fields, field, self.format.molecules, has_equation_of_state)
         if ptype in self.components["stars"] and tracers.light_field is not None:
             if "Light" not in fields:
                 raise SnapshotError(f"no dataset for `light_field: {tracers.light_field}`; name one that it has")

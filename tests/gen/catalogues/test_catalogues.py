@@ -403,6 +403,18 @@ def test_a_catalogue_whose_units_have_factors_of_h_is_refused_where_no_file_says
             assert halo[2:] == other[2:]
 
 
+def test_subfind_of_gadget4_without_factors_of_h_has_none(tmp_path):
+    """Its users' guide, Hubble: HubbleParam may be 1, and the Hubble constant given in internal units."""
+    path, units = write_subfind(tmp_path, 1.0, "Parameters"), CodeUnits(A, 1e10, np.sqrt(A), None, A, 1.0)
+    with pytest.raises(SnapshotError, match="factors of h, which the snapshot does not say"):
+        find_haloes("subfind", path, SNAPSHOT, units)
+    for part in tmp_path.iterdir():
+        edit(part, lambda file: file["Parameters"].attrs.update({"HubbleParam": 1.0, "Hubble": 0.1 * H}))
+    haloes = find_haloes("subfind", path, SNAPSHOT, units)
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE * H, rtol=1e-6)
+    assert haloes[3].stellar_mass_msun == pytest.approx(STARS[3] * H, rel=1e-6)
+
+
 @pytest.mark.parametrize("units_group", ["Units", "Parameters", "Header"])
 def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
     haloes = find_haloes("subfind", write_subfind(tmp_path, 1000.0, units_group), SNAPSHOT, UNITS)
@@ -544,6 +556,7 @@ def test_a_subset_of_soaps_subhaloes_is_whole_by_its_own_number(tmp_path):
     ("snapshot", "names", "others"),
     [
         ("output_00080/info_00080.txt", ("output_00080", "info_00080", "80"), ("output_00081", "81")),
+        ("output_00080/group_00001/info_00080.txt", ("output_00080", "80"), ("output_00081", "group_00001", "1")),
         ("VELA07/10MpcBox_csf512_a0.330.d", ("10MpcBox_csf512_a0.330",), ("VELA07", "10MpcBox_csf512_a0")),
         ("run_99/snapdir_099/snap_099.0.hdf5", ("snapdir_099", "snap_099"), ("run_99", "run_99/snap_099", "snap_09")),
         ("g8.26e11/g8.26e11.01024", ("g8.26e11.01024", "1024"), ("g8.26e11", "8.26e11")),
@@ -676,6 +689,31 @@ def test_velociraptors_comoving_numbers_have_factors_of_h_and_its_words_do_as_we
             assert (halo.r200_kpc or 0, halo.halo_mass_msun, halo.stellar_mass_msun) == pytest.approx(
                 (other.r200_kpc or 0, other.halo_mass_msun, other.stellar_mass_msun), rel=1e-12
             )
+
+
+@pytest.mark.parametrize("reference", ["c", "cmbp", "cminpot"])
+def test_velociraptor_of_before_june_2019_writes_other_places_as_offsets_from_one(reference, tmp_path):
+    """Its PropertyReferencePosition says from which; of an isolated run places are small themselves."""
+    path = write_velociraptor(tmp_path)
+
+    def write(part: Path, isolated: bool) -> None:
+        with h5py.File(part, "r+") as file:
+            for axis in "XYZ":
+                bound = 1e-4 + 0 * file[f"{axis}cmbp"][()] if isolated else file[f"{axis}cmbp"][()]
+                places = {"cmbp": bound, "c": bound + 0.01, "cminpot": bound + 0.001}
+                for name, place in places.items():
+                    file.pop(f"{axis}{name}", None)
+                    file[f"{axis}{name}"] = place if isolated or name == reference else place - places[reference]
+            file["R_size"] = np.full(len(file["ID"]), 0.02)
+
+    parts = list(tmp_path.iterdir())
+    [write(part, isolated=False) for part in parts]
+    centres = [h.centre_kpc for h in find_haloes("velociraptor", path, SNAPSHOT, UNITS)]
+    np.testing.assert_allclose(centres, CENTRE, rtol=1e-6)
+    path = write_velociraptor(tmp_path)
+    [write(part, isolated=True) for part in parts]
+    centres = [h.centre_kpc for h in find_haloes("velociraptor", path, SNAPSHOT, UNITS)]
+    np.testing.assert_allclose(centres, 0.1, rtol=1e-6)
 
 
 def test_velociraptor_without_what_it_needs_is_refused(tmp_path):

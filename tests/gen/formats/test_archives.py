@@ -1029,7 +1029,8 @@ def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("archive", "asked"), [("eagle", True), ("tng", True), ("simba", True), ("swift", True), ("fire", False)]
+    ("archive", "asked"),
+    [("eagle", True), ("tng", True), ("simba", True), ("swift", True), ("gadget4", True), ("fire", False)],
 )
 def test_gas_that_forms_stars_on_an_equation_of_state_is_not_lost_from_cold_gas(archive, asked, tmp_path):
     """A cutout of few fields lacked the rates: the densest gas, above 2e4 K on that equation, was in no map."""
@@ -1085,6 +1086,24 @@ def test_neutral_hydrogen_weighs_its_mass(archive, tmp_path):
     path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
     gas = layouts.read(path, form, layouts.DARK, tracers=Tracers(gas="hi")).gas
     np.testing.assert_allclose(gas.weight, 0.76 * np.linspace(0, 1, 40) * gas.mass_msun, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("archive", "is_neutral"), [("tng", True), ("gadget4", True), ("simba", False), ("fire", False)]
+)
+def test_gas_that_forms_stars_on_an_equation_of_state_is_neutral(archive, is_neutral, tmp_path):
+    """TNG's specifications: its neutral fraction is that at the effective temperature, by which a disc had a hole."""
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda file: file["PartType0"].require_dataset("StarFormationRate", 40, "f4").write_direct(
+        np.float32(np.arange(40) < 10)))  # fmt: skip
+    hi = Tracers(gas="hi")
+    gas = layouts.read(path, form, layouts.DARK, tracers=hi).gas
+    share = np.where((np.arange(40) < 10) & is_neutral, 1.0, np.linspace(0, 1, 40))
+    np.testing.assert_allclose(gas.weight, 0.76 * share * gas.mass_msun, rtol=1e-6)
+    edit(path, lambda file: file["PartType0"].pop("StarFormationRate"))
+    with pytest.raises(SnapshotError, match=r"`gas: hi` .* no StarFormationRate") if is_neutral else nullcontext():
+        assert layouts.read(path, form, layouts.DARK, tracers=hi).gas.weight is not None
 
 
 def test_neutral_hydrogen_of_simba_without_its_molecules_is_refused(tmp_path):

@@ -391,6 +391,27 @@ def test_who_maps_ramses_is_told_of_particles_that_count_nowhere(kind, galaxy, t
         assert snapshot.count("black_holes") == sum(others.values())
 
 
+def test_an_output_of_ramses_in_groups_of_files_is_the_same(galaxy, tmp_path):
+    """As runs with IOGROUPSIZE write it: the info file and the descriptors lie with the first domains."""
+    path = grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY)
+    changed(of_other_families)(path)
+    ramses = FORMATS["ramses"]
+    with opened("ramses", path) as snapshot:
+        units, counts, dark = snapshot.units, snapshot.counts, snapshot.everything("dark")
+    others = ramses.unowned(path, set())
+    for file in list(path.parent.iterdir()):
+        folder = path.parent / ("group_00002" if file.suffix == ".out00003" else "group_00001")
+        folder.mkdir(exist_ok=True)
+        file.rename(folder / file.name)
+    grouped = path.parent / "group_00001" / path.name
+    with opened("ramses", grouped) as snapshot:
+        assert (snapshot.units, snapshot.counts) == (units, counts)
+        np.testing.assert_array_equal(sorted_rows(snapshot.everything("dark")), sorted_rows(dark))
+    assert ramses.unowned(grouped, set()) == others > {"clouds"}
+    (path.parent / "group_00002" / "hydro_00099.out00003").unlink()
+    assert_refused("ramses", grouped, "hydro_00099.out00003: missing")
+
+
 def test_a_layout_of_ramses_that_cannot_be_told_is_refused(galaxy, tmp_path):
     def write(name: str, **options: object) -> Path:
         return grids.ramses(tmp_path / name, galaxy, CENTRES["middle"], VELOCITY, **options)

@@ -14,6 +14,7 @@ from kinmass.gen.campaign.plan import list_tasks
 from kinmass.gen.campaign.record import Refused, Settings, at_rest, frame_of, spin
 from kinmass.gen.campaign.worker import Worker
 from kinmass.gen.formats import gadget
+from kinmass.gen.mock.galaxy import sersic_radius
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.extent import edge
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
@@ -151,6 +152,18 @@ def test_neighbours_are_not_part_of_it(mass, scale, distance):
     assert edge(pair, 1.3 * end) == end
 
 
+@pytest.mark.parametrize(("index", "least", "most_of_20"), [(4.0, 0.75, 1), (6.0, 0.6, 2)])
+def test_a_lone_star_in_the_outskirts_is_no_neighbour(index, least, most_of_20):
+    """Early types of 200 stars, the fewest that are mapped by default: R_e was that of their inner part in many."""
+    too_small = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        r, way = sersic_radius(rng.random(200), 3.0, index), rng.standard_normal((200, 3))
+        stars = Particles(r[:, None] * way / np.linalg.norm(way, axis=1)[:, None], 0 * way, np.full(200, 1e6))
+        too_small += own(stars, 1000.0)[1] < least * half_mass_radius(r, stars.mass_msun)
+    assert too_small <= most_of_20
+
+
 def test_a_compact_bulge_is_not_the_whole_galaxy():
     rng = np.random.default_rng(0)
     R, turn = 3.0 * rng.gamma(2, 1, 6000), rng.uniform(0, 2 * np.pi, 6000)  # an exponential disc
@@ -206,7 +219,7 @@ def galaxy() -> Galaxy:
 
 def test_a_neighbour_in_a_large_aperture_changes_nothing_of_the_galaxy(galaxy, tmp_path):
     alone = record(write(tmp_path, galaxy), tmp_path, aperture={"kpc": 25})
-    offset_kpc = 36 * alone["sightline"][0, 2]  # right behind it
+    offset_kpc = 42 * alone["sightline"][0, 2]  # right behind it
     with_neighbour = {
         name: concatenate([p, replace(p, pos_kpc=p.pos_kpc + offset_kpc, vel_kms=p.vel_kms + 300.0)])
         for name, p in galaxy.components().items()

@@ -13,8 +13,9 @@ END_STEPS, NEIGHBOUR_STEPS = PER_DECADE, PER_DECADE // 2
 #: Shells of 0.1 dex (so many radial steps) are compared. A shell is part of a neighbour only if it has at least this
 #: share of the stellar mass inside.
 SHELL_STEPS, NEIGHBOUR_SHARE = 2, 0.005
-#: The number of stars must say, too, by so many sigma, that the density rises: of a few stars in the outskirts one lies
-#: beyond an empty shell by chance.
+#: Around a central the number of stars must say, too, by so many sigma, that the density rises: of a few stars in the
+#: outskirts one lies beyond an empty shell by chance. A satellite may lie among its host's stars, which are spread
+#: evenly around it: there the first rise is the best sign of them that there is.
 NEIGHBOUR_SIGMA = 1.5
 #: What ends may be the inner part of a galaxy if there is more around it within a decade beyond: a nucleus within
 #: NUCLEUS_KPC, and any other inside of a ring, in which the density rises by so many sigma of the number of stars.
@@ -26,10 +27,11 @@ RING_STEPS, CENTRED = 3 * SHELL_STEPS, 0.3
 MIN_STARS = 50
 
 
-def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> float | None:
+def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS, is_central: bool = False) -> float | None:
     """Radius [kpc] at which a galaxy's stars end; None when that is not within complete_kpc.
 
     stars: all stars within complete_kpc of the galaxy's centre, in any order, and perhaps others farther out.
+    is_central: whether it is known to be no satellite.
     The edge is the radius of the smallest sphere of at least `min_stars` stars with mass that is ten times as large as
     their half-mass radius (99.9 % of an exponential disc, 95 % of a de Vaucouleurs profile). If the density of stars
     rises outwards before that, beyond 3.16 half-mass radii, another galaxy begins there, and that is the edge. Stars
@@ -56,7 +58,8 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
     growth = 10 ** (3 * SHELL_STEPS / PER_DECADE)  # of a shell's volume
     (shell, next_shell), (n_shell, n_next) = shells(mass), shells(n_stars)
     rises = (next_shell > growth * shell) & (next_shell > NEIGHBOUR_SHARE * mass)
-    rises &= _rises_surely(n_shell, n_next, growth, NEIGHBOUR_SIGMA)
+    if is_central:
+        rises &= _rises_surely(n_shell, n_next, growth, NEIGHBOUR_SIGMA)
     is_end = enough_stars & (2 * inside(END_STEPS) >= mass)
     is_neighbour = enough_stars & rises & (2 * inside(NEIGHBOUR_STEPS) >= mass)
 

@@ -228,7 +228,15 @@ def _tables(args: argparse.Namespace) -> int:
 
 
 def _conditions(args: argparse.Namespace) -> int:
-    from kinmass.eval.tables.conditions import as_text, networks_of, of_fewer_views, tabulate, views_to_test, write
+    from kinmass.eval.tables.conditions import (
+        as_text,
+        beyond_its_maps,
+        networks_of,
+        of_fewer_views,
+        tabulate,
+        views_to_test,
+        write,
+    )
     from kinmass.eval.tables.origin import digest_of_file, origin_of
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.eval.tables.tasks import check_files
@@ -248,14 +256,16 @@ def _conditions(args: argparse.Namespace) -> int:
     views = views_to_test(args.store, test_suites, part, args.views)
     refuse_inside(args.out)
     require_writable(args.out)
-    table = tabulate(networks_of(runs, args.out), views)
+    networks = networks_of(runs, args.out)
+    table = tabulate(networks, views)
     check_files({Path(run): files for run, files in origin["files"].items()})
     path = write(table, args.out)
     write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
     print(as_text(table))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in runs]
     others = unlike_trained_on(runs, args.store, test_suites) + without_unseen(runs, test_suites)
-    for line in of_fewer_views(table) + trained_on_remark(part, train_sets, test_suites) + others:
+    untested = set.intersection(*(set(beyond_its_maps(network, views)) for network in networks))
+    for line in of_fewer_views(table, untested) + trained_on_remark(part, train_sets, test_suites) + others:
         print(line)
     print(path)
     return 0

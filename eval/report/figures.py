@@ -373,8 +373,8 @@ def conditions(table: pd.DataFrame) -> Figure:
         for i, kind in enumerate(kinds):
             rows = table[(table.tracer == tracer) & (table.network == kind)].set_index("condition").reindex(names)
             x = np.arange(len(names)) + 0.2 * (i - 0.5 * (len(kinds) - 1))
-            spread = [rows.rmse - rows.rmse_lo, rows.rmse_hi - rows.rmse]
-            axes[0, column].errorbar(x, rows.rmse, spread, fmt="o", ms=4, label=kind, color=f"C{i}")
+            error = _bars(rows.rmse, rows.rmse_lo, rows.rmse_hi)
+            axes[0, column].errorbar(x, rows.rmse, error, fmt="o", ms=4, label=kind, color=f"C{i}")
             axes[1, column].plot(x, rows.in_68, "o", ms=4, color=f"C{i}")
             axes[1, column].plot(x, rows.in_95, "s", ms=3, mfc="none", color=f"C{i}")
         for level in LEVELS:

@@ -339,9 +339,9 @@ class Galaxies:
 
 
 def _section(
-    folder: Path, instrument: str, title: str, text: str, captioned: list[tuple[str, Figure, str]], **options: Any
+    folder: Path, instrument: str, title: str, text: str, captioned: Iterable[tuple[str, Figure, str]], **options: Any
 ) -> dict[str, Any]:
-    """Return a section; writes its figures, given as (file name, figure, caption)."""
+    """Return a section; writes its figures, given as (file name, figure, caption), each before the next is drawn."""
     figure_parts = [
         {"png": _png(figure, folder / f"{name}_{instrument}"), "name": f"{name}_{instrument}", "caption": caption}
         for name, figure, caption in captioned
@@ -367,12 +367,12 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
 
     yield section(
         "Dispersion and bias against radius", "radius",
-        [(f"radius-{t}", figures.against_radius(table, instrument, t), caption(t)) for t in tested],
+        ((f"radius-{t}", figures.against_radius(table, instrument, t), caption(t)) for t in tested),
     )  # fmt: skip
     if ((table.train == "") & (table.instrument == instrument)).any():
-        captioned = [(f"classical-{t}", figures.against_radius(table, instrument, t, True), caption(t)) for t in tested]
+        drawn = ((f"classical-{t}", figures.against_radius(table, instrument, t, True), caption(t)) for t in tested)
         beside = main_rows(results.beside[results.beside.instrument == instrument])
-        yield section("Beside classical estimators", "classical", captioned, tables=[_html(shown(beside))])
+        yield section("Beside classical estimators", "classical", drawn, tables=[_html(shown(beside))])
     ratios, gains = (
         figures.plainest(rows[(rows.instrument == instrument) & (rows.train == train)])
         for rows in (results.ratios, results.gains)

@@ -6,7 +6,7 @@ of the instrument that it was trained through.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm
 from kinmass.gen.storage.files import make_folder, write_atomically
 from kinmass.train.data import radius_error
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
+from kinmass.train.run.checkpoint import instrument_of
 from kinmass.train.run.intervals import LEVELS, held
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, load
@@ -175,18 +176,32 @@ def views_to_test(store: Path, suites: Sequence[str], part: str | None, per_gala
     return views[views.view < per_galaxy] if per_galaxy else views
 
 
+def _field_re(network: Network, views: Views) -> float:
+    """Return the side [R_e] of the field that a network sees of views, that of its own instrument."""
+    return instrument_of(network.run).grid(views.maps.shape[-1], views.field_of_view_re)[1]
+
+
+def beyond_its_maps(network: Network, views: Views) -> list[str]:
+    """Return the conditions under which a network's maps of views end before the footprint does, which cuts nothing."""
+    field_re = _field_re(network, views)
+    return [name for name, instrument in conditions().items() if instrument.footprint_is_beyond(field_re)]
+
+
 def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> Iterator[dict[str, object]]:
     loaded = {network: load(network.run) for network in networks}
     kinds = list(dict.fromkeys(network.kind for network in networks))
     answered = [t for t in tracers if any(t in infer.answers() for infer in loaded.values())]
     instruments = conditions()
-    if beyond := [name for name, x in instruments.items() if x.footprint_is_beyond(views.field_of_view_re)]:
-        edge_re = 0.5 * views.field_of_view_re
-        print(
-            f"kinmass conditions: {', '.join(beyond)}: left out, as these maps end {edge_re:.3g} R_e from the centre",
-            file=sys.stderr,
-        )
-        instruments = {name: x for name, x in instruments.items() if name not in beyond}
+    beyond = {network.kind: beyond_its_maps(network, views) for network in networks}
+    for kind, names in beyond.items():
+        if names:
+            of_kind = f" for {kind}" if len(kinds) > 1 else ""
+            edge_re = 0.5 * _field_re(next(network for network in networks if network.kind == kind), views)
+            print(
+                f"kinmass conditions: {', '.join(names)}: left out{of_kind}, as these maps end {edge_re:.3g} R_e from "
+                "the centre",
+                file=sys.stderr,
+            )
     views_with = {name: with_radius_error(views, dex) for name, dex in RADIUS_ERROR_DEX.items()}
     asked = [(tracer, name, kind) for tracer in answered for name in instruments for kind in kinds]
     for tracer, name, kind in progress_bar(asked, desc="conditions", unit="condition"):
@@ -195,7 +210,7 @@ def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> 
             for network, infer in loaded.items()
             if network.kind == kind and network.condition in ("", name) and tracer in infer.answers()
         ]
-        if not infers:
+        if not infers or name in beyond[kind]:
             continue
         instrument, seen = on_grid_of(instruments[name], infers[0].instrument), views_with.get(name, views)
         seen = seen[usable(seen, tracer, instrument)]
@@ -226,13 +241,16 @@ def tabulate(networks: Sequence[Network], views: Views, tracers: Sequence[str] =
     return table
 
 
-def of_fewer_views(table: pd.DataFrame) -> list[str]:
-    """Return a sentence for each tracer on the conditions under which too little is seen of some views, or of all."""
+def of_fewer_views(table: pd.DataFrame, untested: Collection[str] = ()) -> list[str]:
+    """Return a sentence for each tracer on the conditions under which too little is seen of some views, or of all.
+
+    untested: conditions under which nothing was looked at.
+    """
     sentences = []
     for tracer, rows in table.groupby("tracer", sort=False):
         most = rows.groupby("condition", sort=False)[["left_out", "views"]].max()
         counts = [f"{name} ({n} of {n + seen})" for name, n, seen in most.itertuples() if n]
-        counts += [f"{name} (all)" for name in conditions() if name not in most.index]
+        counts += [f"{name} (all)" for name in conditions() if name not in {*most.index, *untested}]
         if counts:
             sentences.append(f"{tracer}: too little is seen of views, which are left out, in: {', '.join(counts)}")
     return sentences

@@ -38,6 +38,9 @@ LOWEST_MOTION, HIGHEST_MOTION = 0.003, 300.0
 FEWEST_TO_COMPARE = 10
 #: Share of a galaxy's light that no single star particle has.
 MOST_LIGHT = 0.99
+#: Mean density of light within R_e [per kpc^2] in any unit, of which networks find velocities in single precision: its
+#: product with their squares, and a thousandth of it, are numbers there.
+FAINTEST_PER_KPC2, BRIGHTEST_PER_KPC2 = 1e-20, 1e28
 #: A sphere whose farthest particle lies within this share of its radius is cut off by the end of its file.
 FILLED = 0.9
 
@@ -221,7 +224,10 @@ def check_motion(galaxy: Galaxy, frame: Frame, source: str) -> None:
 
 
 def check_light(stars: Particles, frame: Frame, dataset: str) -> None:
-    """Raise Refused where the stars of a map have no light in a dataset, or one of them has all but a hundredth."""
+    """Raise Refused where the stars of a map have no light in a dataset, or one of them has all but a hundredth.
+
+    Or where its unit is one of which maps in single precision cannot hold the numbers.
+    """
     light = np.zeros(0) if stars.weight is None else stars.weight[is_within(stars, frame.map_radius_kpc)]
     if not light.any():
         raise Refused(f"its stars have no light: {dataset} is 0 for all of them; name another `light_field`")
@@ -229,6 +235,12 @@ def check_light(stars: Particles, frame: Frame, dataset: str) -> None:
         raise Refused(
             f"one of its {len(light)} stars has {light.max() / light.sum():.2%} of their light; is its {dataset} a "
             "mark of what has none? Write 0 in its place"
+        )
+    per_kpc2 = light.sum() / (2 * np.pi * frame.r_e_kpc.min() ** 2)
+    if not FAINTEST_PER_KPC2 < per_kpc2 < BRIGHTEST_PER_KPC2:
+        raise Refused(
+            f"its stars have {per_kpc2:.2g} of {dataset} per kpc^2 within R_e, and maps are in single precision; write "
+            "it in a unit in which that is nearer to 1, as solar luminosities"
         )
 
 

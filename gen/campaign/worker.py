@@ -248,7 +248,7 @@ class Worker:
             )
 
     def _own_stars(
-        self, task: Task, stars: Particles, centre_kpc: np.ndarray, aperture_kpc: float
+        self, task: Task, stars: Particles, centre_kpc: np.ndarray, aperture_kpc: float, is_central: bool
     ) -> tuple[Particles, float]:
         """Find the galaxy's own stars and the radius [kpc] at which they end, whatever the aperture.
 
@@ -256,7 +256,7 @@ class Worker:
         """
         snapshot, min_stars, read_kpc = self.open(task), task.suite.selection.min_stars, aperture_kpc
         farthest_kpc = min(FARTHEST * aperture_kpc, snapshot.half_box_kpc)
-        while (end_kpc := edge(stars, read_kpc, min(MIN_STARS, min_stars))) is None:
+        while (end_kpc := edge(stars, read_kpc, min(MIN_STARS, min_stars), is_central)) is None:
             if read_kpc == snapshot.half_box_kpc:
                 end_kpc = read_kpc
                 break
@@ -279,7 +279,9 @@ class Worker:
             galaxy, centre_kpc, aperture_kpc = self._read(task, halo)
         with self.clock("framing"):
             self._check(task, galaxy, halo)
-            stars, end_kpc = self._own_stars(task, galaxy.stars, centre_kpc, aperture_kpc)
+            # The one galaxy of a snapshot without a catalogue, whose centre is found, is a satellite of none.
+            is_central = halo.central is True or halo.centre_kpc is None
+            stars, end_kpc = self._own_stars(task, galaxy.stars, centre_kpc, aperture_kpc, is_central)
             snapshot = self.open(task)
             frame = frame_of(stars, end_kpc, task.name, self.settings, snapshot.half_box_kpc)
             check_aperture(frame, aperture_kpc)

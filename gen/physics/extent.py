@@ -13,6 +13,10 @@ END_STEPS, NEIGHBOUR_STEPS = PER_DECADE, PER_DECADE // 2
 #: Shells of 0.1 dex (so many radial steps) are compared. A shell is part of a neighbour only if it has at least this
 #: share of the stellar mass inside.
 SHELL_STEPS, NEIGHBOUR_SHARE = 2, 0.005
+#: Around a central the number of stars must say, too, by so many sigma, that the density rises: of a few stars in the
+#: outskirts one lies beyond an empty shell by chance. A satellite may lie among its host's stars, which are spread
+#: evenly around it: there the first rise is the best sign of them that there is.
+NEIGHBOUR_SIGMA = 1.5
 #: What ends may be the inner part of a galaxy if there is more around it within a decade beyond: a nucleus within
 #: NUCLEUS_KPC, and any other inside of a ring, in which the density rises by so many sigma of the number of stars.
 AROUND_STEPS, NUCLEUS_KPC, RING_SIGMA = PER_DECADE, 3.0, 5.0
@@ -23,10 +27,11 @@ RING_STEPS, CENTRED = 3 * SHELL_STEPS, 0.3
 MIN_STARS = 50
 
 
-def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> float | None:
+def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS, is_central: bool = False) -> float | None:
     """Radius [kpc] at which a galaxy's stars end; None when that is not within complete_kpc.
 
     stars: all stars within complete_kpc of the galaxy's centre, in any order, and perhaps others farther out.
+    is_central: whether it is known to be no satellite.
     The edge is the radius of the smallest sphere of at least `min_stars` stars with mass that is ten times as large as
     their half-mass radius (99.9 % of an exponential disc, 95 % of a de Vaucouleurs profile). If the density of stars
     rises outwards before that, beyond 3.16 half-mass radii, another galaxy begins there, and that is the edge. Stars
@@ -41,14 +46,20 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
     )
     enough_stars = n_stars >= min_stars
 
-    def inside(steps: int) -> np.ndarray:
-        """Return the mass (K,) inside radii that are so many steps smaller."""
-        return np.concatenate([np.zeros(steps), mass])[: len(mass)]
+    def inside(steps: int, total: np.ndarray = mass) -> np.ndarray:
+        """Return the mass, or another total (K,), inside radii that are so many steps smaller."""
+        return np.concatenate([np.zeros(steps), total])[: len(total)]
 
-    shell = mass - inside(SHELL_STEPS)
-    next_shell = np.append(shell[SHELL_STEPS:], np.zeros(SHELL_STEPS))[: len(mass)]
+    def shells(total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return how much (K,) of a total inside the radii (K,) lies in the last shell within each, and beyond it."""
+        shell = total - inside(SHELL_STEPS, total)
+        return shell, np.append(shell[SHELL_STEPS:], np.zeros(SHELL_STEPS))[: len(total)]
+
     growth = 10 ** (3 * SHELL_STEPS / PER_DECADE)  # of a shell's volume
+    (shell, next_shell), (n_shell, n_next) = shells(mass), shells(n_stars)
     rises = (next_shell > growth * shell) & (next_shell > NEIGHBOUR_SHARE * mass)
+    if is_central:
+        rises &= _rises_surely(n_shell, n_next, growth, NEIGHBOUR_SIGMA)
     is_end = enough_stars & (2 * inside(END_STEPS) >= mass)
     is_neighbour = enough_stars & rises & (2 * inside(NEIGHBOUR_STEPS) >= mass)
 
@@ -61,8 +72,7 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
         """Tell whether the density of stars rises from a radius on, by many stars on all sides."""
         inner, step, outer = np.clip([step - SHELL_STEPS, step, step + SHELL_STEPS], 0, len(mass) - 1)
         n_inner, n_outer = n_stars[step] - n_stars[inner], n_stars[outer] - n_stars[step]
-        surplus, error = n_outer - growth * n_inner, np.sqrt(n_outer + growth**2 * n_inner)
-        return bool(surplus > RING_SIGMA * error) and is_around(step, step + RING_STEPS)
+        return bool(_rises_surely(n_inner, n_outer, growth, RING_SIGMA)) and is_around(step, step + RING_STEPS)
 
     begin, end = 0, _first(is_end, 0)
     while True:
@@ -84,6 +94,14 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
             break
         begin, end = found + 1, next_end
     return float(radius_kpc[found]) if found < len(radius_kpc) else None
+
+
+def _rises_surely(n_inner: np.ndarray, n_outer: np.ndarray, growth: float, sigma: float) -> np.ndarray:
+    """Tell whether numbers of stars (...) say, by so many sigma, that an outer shell is denser than an inner one.
+
+    growth: the outer shell's volume over the inner one's.
+    """
+    return np.asarray(n_outer - growth * n_inner > sigma * np.sqrt(n_outer + growth**2 * n_inner))
 
 
 def _first(mask: np.ndarray, begin: int) -> int:

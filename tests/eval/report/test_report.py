@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,16 +16,18 @@ import zarr
 from conftest import KEPT, LOCKS, command, tables_here
 
 from kinmass.eval.__main__ import main
-from kinmass.eval.report import figures
+from kinmass.eval.report import figures, page
 from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.page import Galaxies, _sections, headlines, read_results, write_report
 from kinmass.eval.report.saliency import attributions, central_profile, featureless
 from kinmass.eval.tables import predictions
+from kinmass.eval.tables.conditions import summary
 from kinmass.eval.tables.origin import differences, digest_of_file
+from kinmass.eval.tables.tables import to_beside
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.storage.store import DONE
 from kinmass.train import load
-from kinmass.train.data.dataset import read_views
+from kinmass.train.data.dataset import RADII_RE, read_views
 from kinmass.train.run.derived import made_from
 from kinmass.train.run.trained_on import store_identity
 
@@ -244,6 +248,30 @@ def test_damaged_conditions_are_named(results, tmp_path, capsys, content):
     (moved / "conditions.csv").write_text(content)
     assert main(["show", str(moved)]) == 2
     assert re.search(r"conditions\.csv cannot be read \(.*\); give the `kinmass conditions`", capsys.readouterr().err)
+
+
+def test_conditions_are_drawn_where_an_rmse_lies_outside_of_its_interval():
+    """As where each radius has its errors from another galaxy: draws leave out some of them."""
+    n = len(RADII_RE)
+    held = {name: np.ones((n, n)) for name in ("in_68", "in_95")}
+    row = summary([{"d": np.eye(n), **held, "strange": np.zeros(n)}], np.arange(n).astype(str))
+    assert row["rmse_hi"] < row["rmse"]
+    figures.conditions(pd.DataFrame([{"tracer": "gas", "condition": "full", "network": "x"} | row]))
+    plt.close()
+
+
+def test_figures_of_many_suites_are_drawn_one_after_the_other(tmp_path, monkeypatch):
+    """All were open at once, and matplotlib warned of it."""
+    tests = [f"suite-{i}" for i in range(25)]
+    table = pd.DataFrame({"instrument": "ifu", "train": train, "test": test} for train in ("x", "") for test in tests)
+    results = SimpleNamespace(table=table, train=lambda _: "x", beside=to_beside({}))
+    n_open = []
+    monkeypatch.setattr(figures, "against_radius", lambda *_: (plt.figure(), n_open.append(len(plt.get_fignums())))[0])
+    monkeypatch.setattr(page, "_png", lambda figure, _: plt.close(figure))
+    plt.close("all")
+    sections = list(islice(_sections(results, tmp_path, tmp_path, "ifu"), 2))
+    assert [len(section["figures"]) for section in sections] == [25, 25]
+    assert set(n_open) == {1}
 
 
 def overlaps(boxes):

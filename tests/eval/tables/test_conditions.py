@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from kinmass.eval.report import page
 from kinmass.eval.tables import conditions
 from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm, TracerNoise
 from kinmass.train import load
-from kinmass.train.data.dataset import RADII_RE, concatenate, usable
+from kinmass.train.data.dataset import RADII_RE, Views, concatenate, usable
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.run.derived import UNSEEN, made_from, write_scales
@@ -198,6 +200,32 @@ def test_maps_that_end_before_a_footprint_are_tested_in_all_other_ways(runs, map
     table = conditions.tabulate([conditions.Network("x", infer.path)], views)
     assert [name for name in table.condition if name in names] == ["full", "circle of 1.5 R_e"]
     assert "hexagon of 2.3 R_e: left out, as these maps end 1.5 R_e from the centre" in capsys.readouterr().err
+    # Nor is it said that too little is seen there.
+    untested = conditions.beyond_its_maps(conditions.Network("x", infer.path), views)
+    assert conditions.of_fewer_views(table, untested) == []
+
+
+def test_so_are_those_of_a_network_whose_own_field_ends_before_a_footprint(monkeypatch, capsys):
+    """Its row was that of all that it sees, under the name of a footprint that cut nothing off."""
+    own = conditions.IFU.model_copy(update={"name": "mine", "field_of_view_re": 3.0})
+    infer = SimpleNamespace(instrument=own, answers=lambda: ["stars"], path=Path("run"))
+    names = ["full", "hexagon of 2.3 R_e", "circle of 1 R_e"]
+    chosen = {name: instrument for name, instrument in conditions.conditions().items() if name in names}
+    text = np.array(["a", "b"])
+    views = Views(
+        1e8 + torch.rand(2, 8, 32, 32), torch.ones(2), torch.full((2, 10), 9.0), text, np.zeros(2, int), text, text, 6.0
+    )
+    zeros = {key: np.zeros((2, 10)) for key in ("d", "in_68", "in_95")} | {"strange": np.zeros(2)}
+    for name, answer in (
+        ("load", lambda _: infer), ("instrument_of", lambda _: own), ("conditions", lambda: chosen),
+        ("measured", lambda *_: zeros),
+    ):  # fmt: skip
+        monkeypatch.setattr(conditions, name, answer)
+    network = conditions.Network("x", infer.path)
+    table = conditions.tabulate([network], views, ["stars"])
+    assert list(table.condition) == ["full", "circle of 1 R_e"]
+    assert "hexagon of 2.3 R_e: left out, as these maps end 1.5 R_e from the centre" in capsys.readouterr().err
+    assert conditions.of_fewer_views(table, conditions.beyond_its_maps(network, views)) == []
 
 
 def test_views_of_which_a_look_shows_nothing_are_not_counted(runs, map_store, monkeypatch):

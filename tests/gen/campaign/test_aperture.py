@@ -10,10 +10,12 @@ import pytest
 import yaml
 from conftest import ROOT, SUITES
 
+from kinmass.gen.campaign import worker
 from kinmass.gen.campaign.plan import list_tasks
 from kinmass.gen.campaign.record import Refused, Settings, at_rest, frame_of, spin
 from kinmass.gen.campaign.worker import Worker
 from kinmass.gen.formats import gadget
+from kinmass.gen.mock.galaxy import sersic_radius
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.extent import edge
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
@@ -114,9 +116,9 @@ def sphere(n: int, scale: float, seed: int, centre: tuple[float, float, float] =
     return Particles(centre + r[:, None] * way / np.linalg.norm(way, axis=1)[:, None], 0 * way, np.full(n, 1e6))
 
 
-def own(stars: Particles, known_kpc: float) -> tuple[float, float]:
+def own(stars: Particles, known_kpc: float, is_central: bool = False) -> tuple[float, float]:
     """Where a galaxy ends, and the half-mass radius of its stars."""
-    end = edge(stars, known_kpc)
+    end = edge(stars, known_kpc, is_central=is_central)
     assert end is not None
     r = np.linalg.norm(stars.pos_kpc, axis=1)
     return end, half_mass_radius(r[r <= end], stars.mass_msun[r <= end])
@@ -145,10 +147,23 @@ def test_neighbours_are_not_part_of_it(mass, scale, distance):
     """Companions and hosts at distances [kpc] from a galaxy of 1.3 kpc, whatever is known of the sky around it."""
     alone = sphere(3000, 1.0, 1)
     pair = concatenate([alone, sphere(int(3000 * mass), scale, 2, (0.6 * distance, 0, 0.8 * distance))])
-    end, half = own(pair, 300.0)
-    assert half == pytest.approx(own(alone, 300.0)[1], rel=0.08)
-    assert end < distance
-    assert edge(pair, 1.3 * end) == end
+    for is_central in (False, True):
+        end, half = own(pair, 300.0, is_central)
+        assert half == pytest.approx(own(alone, 300.0, is_central)[1], rel=0.08)
+        assert end < distance
+        assert edge(pair, 1.3 * end, is_central=is_central) == end
+
+
+@pytest.mark.parametrize(("index", "least", "most_of_20"), [(4.0, 0.75, 1), (6.0, 0.6, 2)])
+def test_a_lone_star_in_the_outskirts_is_no_neighbour(index, least, most_of_20):
+    """Early types of 200 stars, the fewest that are mapped by default: R_e was that of their inner part in many."""
+    too_small = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        r, way = sersic_radius(rng.random(200), 3.0, index), rng.standard_normal((200, 3))
+        stars = Particles(r[:, None] * way / np.linalg.norm(way, axis=1)[:, None], 0 * way, np.full(200, 1e6))
+        too_small += own(stars, 1000.0, is_central=True)[1] < least * half_mass_radius(r, stars.mass_msun)
+    assert too_small <= most_of_20
 
 
 def test_a_compact_bulge_is_not_the_whole_galaxy():
@@ -202,6 +217,17 @@ def write(folder: Path, galaxy: Galaxy, box_kpc: float = 1000.0, place: float = 
 @pytest.fixture(scope="module")
 def galaxy() -> Galaxy:
     return make_galaxy("middle", 1, 1, 1000, 500, 1000)[0]
+
+
+def test_what_is_no_satellite_is_told_where_stars_end(galaxy, tmp_path, monkeypatch):
+    suite, told = write(tmp_path, galaxy), []
+    monkeypatch.setattr(worker, "edge", lambda *args: (told.append(args[3]), edge(*args))[1])
+    task = list_tasks(suite)[0]
+    centre = task.halo.centre_kpc
+    with closing(Worker(tmp_path, SETTINGS)) as own_worker:
+        for central, place in ((True, centre), (False, centre), (None, centre), (None, None)):
+            own_worker.record(task, task.halo._replace(central=central, centre_kpc=place))
+    assert told == [True, False, False, True]
 
 
 def test_a_neighbour_in_a_large_aperture_changes_nothing_of_the_galaxy(galaxy, tmp_path):

@@ -350,8 +350,10 @@ def _as_it_is(file: h5py.File) -> None:
 
 
 def _unlit(file: h5py.File) -> None:
-    """Give all stars no light, but one of them much."""
+    """Give all stars no light, light in odd units, and none but one of them, which has much."""
     file["PartType4"]["L"] = np.zeros(len(file["PartType4/Masses"]))
+    solar_masses = 1e10 * file["PartType4/Masses"][...].astype(float)
+    file["PartType4"]["ErgPerS"], file["PartType4"]["Flux"] = 4e33 * solar_masses, 1e-38 * solar_masses
     file["PartType4"]["Marked"] = np.where(np.arange(len(file["PartType4/Masses"])) == 0, 1e30, 1.0)
 
 
@@ -369,6 +371,12 @@ def _unlit(file: h5py.File) -> None:
         (_as_it_is, "tracers: {gas: hi}", "PartType0: `gas: hi` needs NeutralHydrogenAbundance"),
         (_as_it_is, "tracers: {stars: light, light_field: L}", "PartType4: no dataset for `light_field: L`"),
         (_unlit, "tracers: {stars: light, light_field: L}", "its stars have no light: L is 0 for all of them"),
+        (
+            _unlit,
+            "tracers: {stars: light, light_field: ErgPerS}",
+            "of ErgPerS per kpc^2 within R_e, and maps are in sin",
+        ),
+        (_unlit, "tracers: {stars: light, light_field: Flux}", "of Flux per kpc^2 within R_e, and maps are in single"),
         (_unlit, "tracers: {stars: light, light_field: Marked}", "998 stars has 100.00% of their light; is its Marked"),
     ],
 )

@@ -527,6 +527,39 @@ def test_errors_are_called_so_in_short(tmp_path, column):
         described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | {"velocity": column, "velocity_error": "V"}})
 
 
+@pytest.mark.parametrize("name", ["STAT", "VAR", "VARMAP"])
+def test_a_variance_is_known_by_its_name_and_a_squared_velocity(tmp_path, name):
+    """As mpdaf writes it: without a unit, STAT was an error of 25 km/s instead of 5; with one, VAR was refused."""
+    images(tmp_path)
+
+    def read(unit, power, keys=()):
+        maps = [MAPS["V"], MAPS["E"] ** power, MAPS["F"] ** power]
+        names, bunits = ["DATA", name, f"{name}_S"], ["km/s", unit, unit]
+        headers = [fits.Header({"BUNIT": bunit} if bunit else {}) for bunit in bunits]
+        hdus = [fits.ImageHDU(m, h, name=n) for m, h, n in zip(maps, headers, names, strict=True)]
+        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "m.fits", overwrite=True)
+        files = {"velocity": "m.fits[DATA]", "dispersion": "S.fits", "density": "D.fits"} | IN_PIXELS
+        return described(tmp_path, {"gas": files | dict(keys)}).gas
+
+    errors = {"velocity_error": f"m.fits[{name}]", "dispersion_error": f"m.fits[{name}_S]"}
+    assert_same(read("km2 s-2", 2, errors))
+    with pytest.raises(ValueError, match=rf"velocity_error m.fits\[{name}\] is called a variance: give its root"):
+        read(None, 2, errors)
+    with pytest.raises(ValueError, match=rf"\[{name}\] is called a variance: give one over it, or its root as veloc"):
+        read(None, 2, {"velocity_ivar": f"m.fits[{name}]"})
+    assert read(None, 2, {"velocity_error": f"m.fits[{name}]", "velocity_error_unit": "km2/s2"}) is not None
+
+
+@pytest.mark.parametrize("column", ["WEIGHT", "V_WHT", "wgt"])
+def test_weights_are_called_inverse_variances(tmp_path, column):
+    Table(rows() | {column: MAPS["E"][SEEN] ** -2.0}).write(tmp_path / "t.fits")
+    keys = {"table": "t.fits"} | KEYS | {"velocity_error": None}
+    assert_same(described(tmp_path, {"gas": keys | {"velocity_ivar": column}}).gas)
+    assert_refused(
+        tmp_path, {"gas": keys | {"velocity_error": column}}, "is called an inverse variance: say velocity_ivar"
+    )
+
+
 @pytest.mark.parametrize("column", ["log_Sigma", "logF", "lg_D", "ln.flux", "mag", "mu_mag", "Log10 (mass)"])
 def test_a_density_that_is_called_a_logarithm_says_its_unit(tmp_path, column):
     table = Table(rows())
@@ -546,6 +579,8 @@ def test_a_density_that_is_called_a_logarithm_says_its_unit(tmp_path, column):
     [
         ({"dispersion": "W80"}, "neither sigma nor a full width at half maximum: convert it"),
         ({"dispersion": "w_20"}, "neither sigma nor a full width at half maximum: convert it"),
+        ({"dispersion": "cube_dV"}, "neither sigma nor .*: convert it .* the Doppler width dV 1.414 sigma"),
+        ({"dispersion": "gdV"}, "neither sigma nor a full width at half maximum: convert it"),
         ({"instrument_sigma": "LSF_FWHM"}, "instrument_sigma LSF_FWHM is called a full width at half maximum"),
     ],
 )

@@ -16,6 +16,7 @@ from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import fit_wcs_from_points
 from conftest import galaxy_file, write_votable
+from scipy.spatial import cKDTree
 
 from kinmass.eval.observed.fits_units import read_density
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
@@ -192,6 +193,35 @@ def test_images_of_one_file_lie_as_the_one_with_a_wcs(tmp_path):
     fits.PrimaryHDU(MAPS["D"]).writeto(tmp_path / "D.fits")
     other = keys | {"density": "D.fits"}
     assert_refused(tmp_path, {"gas": other}, "D.fits has no celestial coordinates", centre_deg=list(CENTRE))
+
+
+@pytest.mark.parametrize("unit", ["arcsec", "deg"])
+@pytest.mark.parametrize("matrix", ["CDELT", "CD"])
+def test_a_header_without_a_sky_tells_how_wide_pixels_are(tmp_path, unit, matrix):
+    """As of SAURON's cubes and of models (DysmalPy): twice the side was taken in silence, with twice the mass."""
+    side = SIDE / {"arcsec": 1.0, "deg": 3600.0}[unit]
+    cards = {"CUNIT1": unit, "CUNIT2": unit}
+
+    def read(side_x, side_y, pixel_arcsec):
+        steps = {
+            f"{matrix}{'1_1' if matrix == 'CD' else 1}": side_x,
+            f"{matrix}{'2_2' if matrix == 'CD' else 2}": side_y,
+        }
+        header = fits.Header(cards | steps)
+        for name, values in MAPS.items():
+            fits.PrimaryHDU(values, header).writeto(tmp_path / f"{name}.fits", overwrite=True)
+        files = {key: f"{name}.fits" for key, name in KEYS.items()} | IN_PIXELS | {"pixel_arcsec": pixel_arcsec}
+        return described(tmp_path, {"gas": files}).gas
+
+    for said in (SIDE, None):
+        assert_same(read(-side, side, said))
+    with pytest.raises(ValueError, match=r"pixels are 0\.8 x 0\.8 arcsec by CDELT and CUNIT .* pixel_arcsec is 1\.6"):
+        read(side, side, 2 * SIDE)
+    with pytest.raises(ValueError, match=r"pixels are 0\.8 x 1\.2 arcsec"):
+        read(side, 1.5 * side, SIDE)
+    with pytest.raises(ValueError, match="say pixel_arcsec"):
+        read(side, 1.5 * side, None)
+    assert_same(read(3600 * side, 3600 * side, SIDE) if unit == "deg" else read(500.0, 500.0, SIDE))  # of nothing known
 
 
 def test_east_is_on_one_side_for_both_tracers(tmp_path):
@@ -485,6 +515,49 @@ def test_a_dispersion_that_is_one_number_in_a_part_of_the_map_speaks_against_it(
     for harmless in (sigma, np.full(n, 10.0), np.where(at_limit == 99, 0.0, sigma), np.round(sigma, -1)):  # rounded
         assert said_of_one_number("gas", sigma=harmless) == []
     assert said_of_one_number("gas", np.where(at_limit == 99, 2500.0, velocity), at_limit) == []  # one bin
+
+
+def binned(n_bins: int = 40) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The number of each pixel's bin (n,), and the means of the maps in bins, which are larger farther out."""
+    x, y = X[SEEN], Y[SEEN]
+    drawn = np.random.default_rng(1).choice(len(x), n_bins, replace=False, p=MAPS["D"][SEEN] / MAPS["D"][SEEN].sum())
+    number = cKDTree(np.column_stack([x, y])[drawn]).query(np.column_stack([x, y]))[1]
+    area = np.bincount(number)
+    return number, {name: np.bincount(number, values[SEEN]) / area for name, values in MAPS.items()}
+
+
+@pytest.mark.parametrize("kind", ["bins", "spaxels", "images"])
+def test_a_density_of_bins_as_a_whole_is_told_from_one_per_area(tmp_path, kind):
+    """As GIST fits lines to the sums of spaxels: a disc was shown as flat, with a good verdict."""
+    number, of_bins = binned()
+    of_bins["total"] = of_bins["D"] * np.bincount(number)
+    maps = {name: values[number] for name, values in of_bins.items()}
+    keys = dict(KEYS)
+    if kind == "images":
+        for name, values in maps.items():
+            image = np.full((P, P), np.nan)
+            image[SEEN] = values
+            fits.PrimaryHDU(image).writeto(tmp_path / f"{name}.fits")
+        keys = {key: f"{name}.fits" for key, name in KEYS.items()} | IN_PIXELS
+    elif kind == "spaxels":
+        Table({"X": X[SEEN], "Y": Y[SEEN]} | maps).write(tmp_path / "t.fits")
+        keys["table"] = "t.fits"
+    else:
+        Table({"X": X[SEEN], "Y": Y[SEEN], "BIN_ID": number}).write(tmp_path / "t.fits")
+        Table(of_bins).write(tmp_path / "b.fits")
+        keys |= {"table": "t.fits", "bins": "b.fits"}
+
+    def read(**more):
+        return described(tmp_path, {"gas": keys | more})
+
+    expected, total = read(), keys["density"].replace("D", "total")
+    assert expected.doubts["gas"] == ()
+    (doubt,) = read(density=total).doubts["gas"]
+    assert re.match(r"The density of the gas grows with the area of bins, to a power of (0.9|1.0)", doubt)
+    assert read(density=total, density_unit="arbitrary").doubts["gas"] == ()
+    found = read(density=total, density_is="bin_total")
+    assert found.doubts["gas"] == ()
+    np.testing.assert_allclose(found.gas.density, expected.gas.density, rtol=1e-6)
 
 
 def test_a_velocity_that_is_one_number_in_a_part_of_the_map_speaks_against_it():

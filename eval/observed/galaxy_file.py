@@ -129,7 +129,7 @@ class TracerFiles(_Section):
     """Pixels whose velocity is less certain than this are left out."""
     beam_fwhm_arcsec: NonNegativeFloat | None = None
     """Full width at half maximum of the beam. Where left out: what headers say (BMAJ and BMIN, a table BEAMS,
-    AIPS's HISTORY)."""
+    GIPSY's BMMAJ, AIPS's HISTORY)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TracerFiles":

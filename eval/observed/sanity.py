@@ -334,7 +334,8 @@ def power_of_area(sky: SkyMap) -> tuple[float, float] | None:
         return None
     label = bins_of(sky.velocity_kms, sky.density)
     area = np.bincount(label).astype(float)
-    n = len(area)
+    if (n := len(area)) < FEWEST_BINS or not np.ptp(area) > 0:
+        return None
     pairs = label[touching_pairs(sky, 1.1)]
     pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
     one, other = np.concatenate([pairs, pairs[:, ::-1]]).T
@@ -348,7 +349,7 @@ def power_of_area(sky: SkyMap) -> tuple[float, float] | None:
 
     scale = max(float(r.mean()), 1e-9)
     terms = np.stack([beside(v) for v in (np.log(area), x / scale, y / scale, r / scale, (r / scale) ** 2)], axis=1)
-    if len(terms) < FEWEST_BINS or not np.ptp(terms[:, 0]) > 0:
+    if len(terms) < FEWEST_BINS:
         return None
     differs = beside(np.log(density))
     coefficients = np.linalg.lstsq(terms, differs, rcond=None)[0]

@@ -224,6 +224,20 @@ def test_a_header_without_a_sky_tells_how_wide_pixels_are(tmp_path, unit, matrix
     assert_same(read(3600 * side, 3600 * side, SIDE) if unit == "deg" else read(500.0, 500.0, SIDE))  # of nothing known
 
 
+def test_a_primary_image_with_a_name_is_one_of_several(tmp_path):
+    """As DysmalPy writes its models: the flux, which stands first, was the velocity."""
+    hdus = [fits.PrimaryHDU(MAPS["D"]), *(fits.ImageHDU(MAPS[name], name=name) for name in "VSEF")]
+    keys = {key: f"m.fits[{name}]" for key, name in KEYS.items()} | {"density": "m.fits"} | IN_PIXELS
+    for name, is_clear in (("PRIMARY", True), ("FLUX", False)):
+        hdus[0].name = name
+        fits.HDUList(hdus).writeto(tmp_path / "m.fits", overwrite=True)
+        if is_clear:
+            assert_same(described(tmp_path, {"gas": keys}).gas)
+        else:
+            assert_refused(tmp_path, {"gas": keys}, "m.fits holds several images, FLUX, V, S, E, F: say which is meant")
+            assert_same(described(tmp_path, {"gas": keys | {"density": "m.fits[FLUX]"}}).gas)
+
+
 def test_east_is_on_one_side_for_both_tracers(tmp_path):
     """Beside a map on the sky, one in pixels is taken to be drawn as it, and offsets to grow to the east."""
     images(tmp_path, sky_header())

@@ -225,12 +225,13 @@ def _header_of_plane(header: fits.Header, number: int, n_planes: int) -> fits.He
 def _only_image(file: str, hdus: fits.HDUList) -> int:
     """Return the number of the image in a file that is meant where none is named: the primary one, or the only one.
 
-    Raises ValueError where there is none, or where several extensions are images.
+    Raises ValueError where there is none, or where several extensions are images, of which the primary one may have a
+    name as well, as that of a flux.
     """
     images = [i for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2]
     if not images:
         raise ValueError(f"{file} holds no image; for columns of a table give its name as `table`")
-    if images[0] and len(images) > 1:
+    if len(images) > 1 and (images[0] or hdus[0].name not in ("", "PRIMARY")):
         names = ", ".join(hdus[i].name or str(i) for i in images)
         raise ValueError(f"{file} holds several images, {names}: say which is meant, as FILE[EXTENSION]")
     return images[0]
@@ -572,7 +573,7 @@ def beam_fwhm_arcsec(name: str, folder: Path) -> float | None:
     """Find the FWHM [arcsec] of the beam of an image or a table, None where the file does not tell it.
 
     It is the geometric mean of both axes; a beam of which only one axis is given is round. The axes are BMAJ and BMIN
-    of headers, else a table BEAMS, else what AIPS wrote into HISTORY.
+    of headers, else a table BEAMS, else GIPSY's BMMAJ and BMMIN, else what AIPS wrote into HISTORY.
     """
     file, extension, _ = _parse_map_name(name)
     if is_plain_table(file):
@@ -583,6 +584,7 @@ def beam_fwhm_arcsec(name: str, folder: Path) -> float | None:
         beam_tables = [h for h in hdus if isinstance(h, fits.BinTableHDU) and h.name == "BEAMS"]
         beam_axes = [(header.get("BMAJ"), header.get("BMIN")) for header in headers]
         beam_axes += [_axes_of_beam_table(table) for table in beam_tables]
+        beam_axes += [_axes_of_gipsy(header) for header in headers]
         beam_axes += [_axes_of_history(header) for header in headers]
     for major, minor in beam_axes:
         if (major_deg := positive_or_none(major)) is not None:
@@ -613,6 +615,20 @@ def _axes_of_beam_table(table: fits.BinTableHDU) -> tuple[Any, Any]:
         unit = units.Unit(table.columns[axis].unit or "arcsec")
         axes_deg.append(float(np.median(table.data[axis])) * float(unit.to(units.deg)))
     return axes_deg[0], axes_deg[1]
+
+
+#: GIPSY's beams are in arcsec, and in degrees where BBarolo writes them: none is so narrow, or so wide.
+_LARGEST_DEGREES = 0.5
+
+
+def _axes_of_gipsy(header: fits.Header) -> tuple[float | None, float | None]:
+    """Return the axes [degrees] of the beam that GIPSY writes (WHISP), BMMAJ and BMMIN, or CLBMMAJ and CLBMMIN."""
+    for prefix in ("BM", "CLBM"):
+        major, minor = (positive_or_none(header.get(f"{prefix}{axis}")) for axis in ("MAJ", "MIN"))
+        if major is not None:
+            degrees = 1.0 if major < _LARGEST_DEGREES else 1 / 3600
+            return degrees * major, None if minor is None else degrees * minor
+    return None, None
 
 
 def _axes_of_history(header: fits.Header) -> tuple[Any, Any]:

@@ -66,7 +66,7 @@ class TracerFiles(_Section):
     """Whether x and y of `table` are places of spaxels or centres of bins. With `bins`, every place belongs to
     the nearest."""
     pixel_arcsec: PositiveFloat | None = None
-    """Side of a pixel, where no WCS and no grid of spaxels tells it."""
+    """Side of a pixel, where no header (WCS, or CDELT and CUNIT) and no grid of spaxels tells it."""
     centre_pixel: tuple[float, float] | None = None
     """Centre in an image, as DS9 counts: the first pixel is 1, 1. Instead of `centre_deg`. Of a table whose x and y
     count pixels, in its own numbers: 0, 0 is the first pixel where they begin with 0."""
@@ -93,8 +93,9 @@ class TracerFiles(_Section):
     """Map of the standard deviation of what `dispersion` holds. Told to networks, as `velocity_error` is."""
     dispersion_ivar: str | None = None
     """Map of its inverse variance, instead of `dispersion_error`."""
-    density_is: Literal["surface_density", "peak"] = "surface_density"
-    """`peak`: of a line, which is multiplied by its width."""
+    density_is: Literal["surface_density", "peak", "bin_total"] = "surface_density"
+    """`peak`: of a line, which is multiplied by its width. `bin_total`: of each bin as a whole, as of lines in GIST's
+    bins, which is divided by the number of its pixels."""
     density_msun_kpc2: PositiveFloat | None = None
     """Msun/kpc^2 in one unit of `density`, where the unit does not tell. Needed by networks that look at
     absolute densities."""
@@ -128,7 +129,7 @@ class TracerFiles(_Section):
     """Pixels whose velocity is less certain than this are left out."""
     beam_fwhm_arcsec: NonNegativeFloat | None = None
     """Full width at half maximum of the beam. Where left out: what headers say (BMAJ and BMIN, a table BEAMS,
-    AIPS's HISTORY)."""
+    GIPSY's BMMAJ, AIPS's HISTORY)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TracerFiles":
@@ -145,6 +146,8 @@ class TracerFiles(_Section):
             raise ValueError("max_velocity_error_kms needs velocity_error or velocity_ivar")
         if self.density_is == "peak" and not (self.dispersion and self.density):
             raise ValueError("density_is: peak needs density, and the line's width, dispersion")
+        if self.density_is == "bin_total" and not self.density:
+            raise ValueError("density_is: bin_total needs density")
         if self.instrument_sigma and self.instrument_sigma_kms:
             raise ValueError("give instrument_sigma_kms or instrument_sigma, not both")
         if self.table is None and (self.rows == "bins" or self.xy_unit):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from astropy import units
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, WCSSUB_CELESTIAL, NoConvergence, WcsError
@@ -13,8 +14,12 @@ from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
+from kinmass.eval.observed.fits_units import factor_to
+
 #: Grids whose pixels lie less than this [pixels] apart count as the same grid.
 SAME_PIXELS = 0.1
+#: No pixel of a galaxy's map is so wide [arcsec]: 1 degree is what headers have where nothing is known.
+WIDEST_PIXEL = 100.0
 #: How a map is resampled: as the mean over a pixel, the value nearest to it, or the largest value near it (a mask).
 Resampling = Literal["mean", "nearest", "largest"]
 
@@ -87,6 +92,22 @@ def _refuse_two_matrices(name: str, header: fits.Header) -> None:
         )
 
 
+def _sides_in(header: fits.Header) -> tuple[float, float] | None:
+    """Return the sides of a pixel [arcsec] that a header without celestial axes tells by CDELT, or CD, and CUNIT.
+
+    None where it tells none in an angle, as those of offsets from a centre are.
+    """
+    sides = []
+    for axis in (1, 2):
+        column = [header.get(f"CD{i}_{axis}") for i in (1, 2)]
+        steps = [step for step in column if step] or [header.get(f"CDELT{axis}")]
+        arcsec = factor_to(units.arcsec, str(header.get(f"CUNIT{axis}", "")))
+        if arcsec is None or not all(isinstance(step, int | float) for step in steps):
+            return None
+        sides.append(arcsec * float(np.hypot(*([*steps, 0.0][:2]))))
+    return (sides[0], sides[1]) if min(sides) > 0 and max(sides) < WIDEST_PIXEL else None
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where the pixels of an image lie: its shape (Y, X), and its celestial coordinates, None where it has none."""
@@ -94,6 +115,7 @@ class Grid:
     name: str
     shape: tuple[int, ...]
     wcs: WCS | None
+    told_arcsec: tuple[float, float] | None = None  # sides of a pixel without a WCS, where its header tells them
 
     @classmethod
     def of(cls, name: str, shape: tuple[int, ...], header: fits.Header) -> "Grid":
@@ -109,7 +131,7 @@ class Grid:
                 "of its celestial axes, or remove them and say pixel_arcsec and centre_pixel"
             ) from error
         if not wcs.has_celestial:
-            return cls(name, shape, None)
+            return cls(name, shape, None, _sides_in(header))
         _refuse_unknown_frame(name, wcs, header)
         _refuse_two_matrices(name, header)
         return cls(name, shape, wcs)

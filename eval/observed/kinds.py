@@ -5,6 +5,7 @@ from astropy.io import fits
 
 from kinmass.eval.observed.fits_units import kms2_per_unit
 from kinmass.eval.observed.galaxy_file import TracerFiles
+from kinmass.eval.observed.names import is_called_variance
 
 #: Kinds of errors, as astropy's CCDData (UTYPE), and ESO and SDSS (HDUCLAS3), write them in lower case.
 _KINDS = {
@@ -35,13 +36,18 @@ def refuse_other_kind(files: TracerFiles, key: str, header: fits.Header) -> None
     )
 
 
-def root_of_variance(files: TracerFiles, values: np.ndarray, header: fits.Header) -> tuple[np.ndarray, fits.Header]:
-    """Return an error (Y, X) and its header, with the root taken where the header says that it holds a variance.
+def is_variance(files: TracerFiles, header: fits.Header) -> bool:
+    """Whether the header of an error says that it holds a variance: by a card, or by its name and a squared velocity.
 
-    Not where the unit of errors is said, which is a squared one for a variance.
+    So mpdaf calls it (STAT). Not where the unit of errors is said, which is a squared one for a variance.
     """
-    if files.velocity_error_unit is not None or _said(header, _KINDS)[1] != "a variance":
-        return values, header
+    is_squared = kms2_per_unit(header.get("BUNIT")) is not None
+    is_called_so = is_squared and is_called_variance(str(header.get("EXTNAME", "")))
+    return files.velocity_error_unit is None and (is_called_so or _said(header, _KINDS)[1] == "a variance")
+
+
+def root_of_variance(values: np.ndarray, header: fits.Header) -> tuple[np.ndarray, fits.Header]:
+    """Return the root of a variance (Y, X), an error, and its header."""
     kms2, own = kms2_per_unit(header.get("BUNIT")), header.copy()
     if kms2 is not None:
         own["BUNIT"] = "km/s"

@@ -10,15 +10,16 @@ import numpy as np
 from kinmass.eval.observed.galaxy_file import TracerFiles
 
 _FULL_WIDTH = re.compile(r"fwhm|(?<![a-z])w_?50(?![0-9])")
-#: Widths that hold 80 % of the flux, or at a fifth of the peak: neither sigma nor a full width at half maximum.
-_OTHER_WIDTH = re.compile(r"(?<![a-z])w_?(?:20|80|90|95)(?![0-9])")
+#: Widths that hold 80 % of the flux, or at a fifth of the peak, and Doppler widths, as bettermoments writes them (dV,
+#: and gdV, gtdV, ... of fits): neither sigma nor a full width at half maximum.
+_OTHER_WIDTH = re.compile(r"(?<![a-z])(?:w_?(?:20|80|90|95)(?![0-9])|g?[gth]?dvb?(?![a-z\d]))|doppler")
 #: What names say of the tracer.
 _OF_TRACERS = {
     "stars": re.compile(r"stellar|(?<![a-z])stars?(?![a-z])"),
     "gas": re.compile(r"emline|(?<![a-z])(?:gas|h_?alpha|ha|hi|co|oiii)(?![a-z])"),
 }
 _SIGMA = re.compile(r"sig|disp")
-_INVERSE = re.compile(r"ivar|inv")
+_INVERSE = re.compile(r"ivar|inv|(?<![a-z])(?:weights?|wht|wgt)(?![a-z])")
 #: What surveys call an instrument's own width: EMLINE_INSTSIGMA, STELLAR_SIGMACORR (MaNGA), HA6562_SIGMA_CORR (PHANGS).
 _INSTRUMENTS = re.compile(
     r"inst(?:r|rument(?:al)?)?_?(?:sig|disp|fwhm)|(?:sig(?:ma)?|disp(?:ersion)?|fwhm)_?(?:inst|corr?(?![a-z]))|lsf"
@@ -28,7 +29,8 @@ _SHORT_ERROR = r"(?<![a-z])(?:e_(?=[a-z])|e(?:mom|vcen|vel|sig|disp|fwhm|ew)(?=[
 _ERROR = re.compile(rf"err|std|unc|{_SHORT_ERROR}")
 #: What astropy's CCDData calls errors, variances and inverse variances alike: its header says which.
 _ANY_KIND = "uncert"
-_VARIANCE = re.compile(r"(?<![a-z])var(?:iance)?(?![a-z])")
+#: STAT is that of ESO's files and of mpdaf, which are variances.
+_VARIANCE = re.compile(r"(?<![a-z])(?:var(?:iances?|map)?|stat)(?![a-z])")
 #: Of a map that is no error, this says that it is one.
 _CALLED_ERROR = re.compile(
     rf"(?<![a-z])(?:e|d)?(?:errors?|err|ivar|uncertainty|unc)(?![a-z])|(?:vel|sig|sigma|disp|flux)err|{_SHORT_ERROR}"
@@ -50,7 +52,7 @@ def refuse_contradictions(files: TracerFiles) -> None:
     """Raise ValueError where two keys have one map, or where a map's name says that it is something else."""
     names = {key: name for key in _DIFFERENT if (name := getattr(files, key)) is not None}
     _refuse_one_map(files, lambda key, other: names.get(key) is not None and names.get(key) == names.get(other))
-    keys = (*_UNIT_KEYS, "instrument_sigma", *_ERRORS)
+    keys = (*_UNIT_KEYS, "instrument_sigma")
     refuse_misnomers(files, {key: [_told(files, key)] for key in keys if getattr(files, key) is not None})
 
 
@@ -89,8 +91,25 @@ def refuse_misnomers(files: TracerFiles, called: Mapping[str, Sequence[str]]) ->
                 _refuse_error_for(files, key, name)
             if key in ("dispersion", "instrument_sigma"):
                 _refuse_width(files, key, name)
-            if key in _ERRORS and files.velocity_error_unit is None:
-                _refuse_error(files, key, name)
+
+
+def refuse_misnamed_errors(
+    files: TracerFiles, called: Mapping[str, Sequence[str]], variances: Collection[str] = ()
+) -> None:
+    """Raise ValueError where the name of an error says another kind of it than its key, as a variance.
+
+    called {key: names} is what the maps' own files call them, variances the keys of errors that these say to be
+    variances, of which the root is taken. Not where the key of the unit of errors is said.
+    """
+    for key in _ERRORS if files.velocity_error_unit is None else ():
+        if getattr(files, key) is not None:
+            for name in (_told(files, key), *called.get(key, ())):
+                _refuse_error(files, key, name, key in variances)
+
+
+def is_called_variance(name: str) -> bool:
+    """Whether a map's name says that it holds a variance."""
+    return bool(_VARIANCE.search(name.lower())) and not _INVERSE.search(name.lower())
 
 
 def _refuse_width(files: TracerFiles, key: str, called: str) -> None:
@@ -110,7 +129,8 @@ def _refuse_width(files: TracerFiles, key: str, called: str) -> None:
     if "dispersion_is" not in files.model_fields_set and _OTHER_WIDTH.search(told):
         raise ValueError(
             f"{named} is called a width that is neither sigma nor a full width at half maximum: convert it (of a "
-            "Gaussian W80 is 2.563 sigma, W20 3.588 sigma), and say dispersion_is: sigma"
+            "Gaussian W80 is 2.563 sigma, W20 3.588 sigma, the Doppler width dV 1.414 sigma), and say dispersion_is: "
+            "sigma"
         )
     if files.dispersion_unit is None and _LOGARITHM.search(told):
         raise ValueError(f"{named} is called a logarithm: give it in km/s, or say dispersion_unit if it is")
@@ -197,14 +217,18 @@ def refuse_logarithm(files: TracerFiles, is_logarithm: bool, called: Sequence[st
             )
 
 
-def _refuse_error(files: TracerFiles, key: str, called: str) -> None:
-    """Raise ValueError where the name of an error says inverse variance or variance, or the reverse."""
+def _refuse_error(files: TracerFiles, key: str, called: str, is_variance: bool) -> None:
+    """Raise ValueError where the name of an error says inverse variance or variance, or the reverse.
+
+    is_variance: its file says that it is one.
+    """
     (what, kind), told = key.split("_"), called.lower()
     words = None
     if kind == "error" and _INVERSE.search(told):
         words = f"an inverse variance: say {what}_ivar"
-    elif kind == "error" and _VARIANCE.search(told):
+    elif is_called_variance(told) and not (kind == "error" and is_variance):
         words = f"a variance: give its root, or its inverse as {what}_ivar"
+        words = f"a variance: give one over it, or its root as {what}_error" if kind == "ivar" else words
     elif kind == "ivar" and _ERROR.search(told) and not _INVERSE.search(told) and told != _ANY_KIND:
         words = f"an error: say {what}_error"
     if words:

@@ -21,9 +21,19 @@ LONGEST_PIXEL = 10.0
 def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
     """Return the side of a pixel [arcsec], the root of its area, from the WCS or else pixel_arcsec.
 
-    Raises ValueError where they differ, where neither is known, and for pixels that no image has.
+    A header without celestial axes may tell it, too. Raises ValueError where they differ, where none is known, and for
+    pixels that no image has.
     """
     if grid.wcs is None:
+        if grid.told_arcsec is not None:
+            wide, high = grid.told_arcsec
+            if pixel_arcsec is None and abs(wide / high - 1) < 0.02:
+                return wide
+            if pixel_arcsec is not None and max(abs(pixel_arcsec / side - 1) for side in (wide, high)) > 0.02:
+                raise ValueError(
+                    f"{grid.name}: pixels are {wide:.4g} x {high:.4g} arcsec by CDELT and CUNIT in its header, and "
+                    f"pixel_arcsec is {pixel_arcsec:g}: which is right? Leave pixel_arcsec out, or mend the header"
+                )
         if pixel_arcsec is None:
             raise ValueError(
                 f"{grid.name} has no celestial coordinates (WCS): say pixel_arcsec, the side of a pixel, and "

@@ -5,7 +5,7 @@ import re
 import numpy as np
 from scipy.spatial import cKDTree
 
-from kinmass.eval.observed.sky import SkyMap, fewest_together, groups_of, touching_pairs
+from kinmass.eval.observed.sky import SkyMap, bins_of, fewest_together, groups_of, touching_pairs
 from kinmass.gen.constants import LIGHT_KMS
 
 #: Largest rms of V about its mean, and smallest rms of V and sigma together [km/s]; galaxies have 5 to 400.
@@ -38,6 +38,11 @@ LEAST_ZEROS, ZERO_SHARE, TIMES_A_BIN = 10, 0.02, 5
 MAX_ERROR_SHARE, MIN_ERROR_KMS = 3.0, 0.05
 #: Of more different V than these it is no chance, where stars and gas have the same at each place.
 FEWEST_DIFFERENT = 5
+#: The density of a bin as a whole grows with its area, to a power of 1; one per area to none. Above the first number,
+#: by so many times its error, it is that of the bin as a whole: of 400 maps of simulated bins none per area was.
+TOTAL_POWER, TOTAL_CERTAIN = 0.5, 4.0
+#: Of fewer bins than these, or of pixels nearly all of which are bins of their own, nothing follows.
+FEWEST_BINS, SINGLE_SHARE = 15, 0.9
 #: Largest pixel [R_e].
 MAX_PIXEL_RE = 2.0
 #: Above this systemic velocity a caution asks for the convention: at 3000 km/s differences of c z are 1 % too large.
@@ -303,6 +308,54 @@ def without_hot(name: str, sky: SkyMap) -> tuple[SkyMap, list[str]]:
             "that of another map?"
         )
     return sky.chosen(~is_hot), [f"{said}, as nothing in a galaxy is: {they_are} left out."]
+
+
+def totals_of_bins(name: str, sky: SkyMap) -> list[str]:
+    """Return a doubt where a density seems to be that of each bin as a whole: it is larger where bins are.
+
+    So are fluxes of lines that were fitted to summed spectra, which make a disc flat.
+    """
+    power = power_of_area(sky)
+    if power is None or power[0] < max(TOTAL_POWER, TOTAL_CERTAIN * power[1]):
+        return []
+    return [
+        f"The density of the {name} grows with the area of bins, to a power of {power[0]:.2f} +- {power[1]:.2f}: if it "
+        "is that of a bin as a whole say density_is: bin_total, if it is per area density_unit, its unit."
+    ]
+
+
+def power_of_area(sky: SkyMap) -> tuple[float, float] | None:
+    """Return the power of their area with which the density of bins grows, and its error; None where bins are few.
+
+    It is that by which bins differ from the mean of those that touch them, beside a plane and a paraboloid about the
+    centre.
+    """
+    if len(np.unique(sky.velocity_kms)) > SINGLE_SHARE * len(sky.velocity_kms):
+        return None
+    label = bins_of(sky.velocity_kms, sky.density)
+    area = np.bincount(label).astype(float)
+    if (n := len(area)) < FEWEST_BINS or not np.ptp(area) > 0:
+        return None
+    pairs = label[touching_pairs(sky, 1.1)]
+    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
+    one, other = np.concatenate([pairs, pairs[:, ::-1]]).T
+    n_around = np.bincount(one, minlength=n)
+    x, y, density = (np.bincount(label, v) / area for v in (sky.x_arcsec, sky.y_arcsec, sky.density))
+    r = np.hypot(x, y)
+
+    def beside(value: np.ndarray) -> np.ndarray:
+        """Return by how much a value of bins (n,) differs from the mean of those around, for bins that have two."""
+        return (value - np.bincount(one, value[other], n) / np.maximum(n_around, 1))[n_around >= 2]
+
+    scale = max(float(r.mean()), 1e-9)
+    terms = np.stack([beside(v) for v in (np.log(area), x / scale, y / scale, r / scale, (r / scale) ** 2)], axis=1)
+    if len(terms) < FEWEST_BINS:
+        return None
+    differs = beside(np.log(density))
+    coefficients = np.linalg.lstsq(terms, differs, rcond=None)[0]
+    square = float(np.sum((differs - terms @ coefficients) ** 2)) / (len(terms) - terms.shape[1])
+    error = np.sqrt(square * np.linalg.pinv(terms.T @ terms)[0, 0])
+    return float(coefficients[0]), float(error)
 
 
 def _is_small(sky: SkyMap, is_in: np.ndarray) -> bool:

@@ -191,6 +191,11 @@ def touching_pairs(sky: SkyMap, sides: float) -> np.ndarray:
     return cKDTree(places).query_pairs(sides * sky.side_arcsec, output_type="ndarray").reshape(-1, 2)
 
 
+def bins_of(*values: np.ndarray) -> np.ndarray:
+    """Return the number of the bin (n,) that each pixel is in: those of one bin have the same finite values (n,)."""
+    return np.asarray(np.unique(np.stack(values), axis=1, return_inverse=True)[1]).ravel()
+
+
 def groups_of(pairs: np.ndarray, n: int) -> np.ndarray:
     """Return the number of the group (n,) that each of n pixels belongs to; pairs (m, 2) belong together."""
     touching = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(n, n))

@@ -17,11 +17,12 @@ from kinmass.eval.observed.sanity import (
     refuse_fillings,
     refuse_undeclared_redshift,
     refuse_zeros,
+    totals_of_bins,
     undeclared_differences,
     without_hot,
     without_wild,
 )
-from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
+from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, bins_of, without_strays
 from kinmass.eval.observed.tracer_maps import ERRORS, IVARS, Places, TracerMaps, bin_table_of, read_maps
 from kinmass.gen.constants import LIGHT_KMS
 
@@ -70,6 +71,8 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
             is_good &= velocity_error <= files.max_velocity_error_kms
         if files.density_is == "peak":
             density = density * sigma  # a line's flux, up to a factor
+        if files.density_is == "bin_total":
+            density = density / _pixels_of_bins(velocity, density)
         if sigma is not None:
             sigma, sigma_error = _without_instrument(files, values, sigma, sigma_error)
     is_good &= _within(files, galaxy_file, tracer, maps, is_good & np.isfinite(velocity))
@@ -103,6 +106,8 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         maps.x_arcsec, maps.y_arcsec, side_arcsec, density, velocity, sigma, fwhm_arcsec, velocity_error, sigma_error
     )
     sky = _without_outliers(tracer, sky, maps.remarks)
+    if files.density is not None and files.density_unit is None and files.density_is == "surface_density":
+        maps.doubts += totals_of_bins(tracer, sky)
     if files.rows == "bins" and any(f"pixels of the {tracer}" in remark for remark in maps.remarks):
         maps.remarks.append(
             f"Pixels of the {tracer} are the {velocity.size} squares that their bins are cut into here."
@@ -203,6 +208,15 @@ def _without_instrument(
         of_rest = error * measured / np.hypot(sigma, np.sqrt(error * measured))
         error = np.where(instrument > 0, np.maximum(of_rest, error), error)
     return sigma, error
+
+
+def _pixels_of_bins(velocity: np.ndarray, density: np.ndarray) -> np.ndarray:
+    """Return how many pixels the bin of each pixel has (of any shape): those of a bin have one V and one density."""
+    is_known = np.isfinite(velocity) & np.isfinite(density)
+    n_pixels = np.ones(velocity.shape)
+    label = bins_of(velocity[is_known], density[is_known])
+    n_pixels[is_known] = np.bincount(label)[label]
+    return n_pixels
 
 
 def _without_outliers(tracer: str, sky: SkyMap, remarks: list[str]) -> SkyMap:
@@ -341,8 +355,8 @@ def _msun_kpc2_per_unit(files: TracerFiles, density: Density) -> float | None:
     Raises ValueError where density_msun_kpc2 and the unit of the density contradict each other.
     """
     from_key, from_unit = files.density_msun_kpc2, density.msun_kpc2
-    if files.density_is == "peak":
-        from_unit = None  # the peak is multiplied by a width, so its unit is not that of the density
+    if files.density_is != "surface_density":
+        from_unit = None  # of a peak times a width, or a total over pixels, the file's unit is not that of the density
     if from_key is not None and density.log == "mag":
         raise ValueError(
             "density is in magnitudes, of which density_msun_kpc2 is not the value of one: give total_mass_msun instead"

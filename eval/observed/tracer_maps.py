@@ -32,8 +32,8 @@ from kinmass.eval.observed.grids import (
     spaxel_side,
     tiled,
 )
-from kinmass.eval.observed.kinds import of_other_sense, refuse_other_kind, root_of_variance
-from kinmass.eval.observed.names import refuse_misnomers, refuse_one_map
+from kinmass.eval.observed.kinds import is_variance, of_other_sense, refuse_other_kind, root_of_variance
+from kinmass.eval.observed.names import refuse_misnamed_errors, refuse_misnomers, refuse_one_map
 from kinmass.eval.observed.offsets import parts_of_pixel, pixel_offsets, row_offsets, side_arcsec_of
 from kinmass.eval.observed.plain_tables import Columns
 from kinmass.eval.observed.redshifts import convention_in
@@ -207,6 +207,11 @@ def _map_names(files: TracerFiles) -> dict[str, str]:
     return names | {f"mask {i + 1}" if i else "mask": name for i, name in enumerate(masks)}
 
 
+def _squared(units_of_files: dict[str, str | None]) -> set[str]:
+    """Return the keys of maps whose unit {key: unit} is a squared velocity."""
+    return {key for key, unit in units_of_files.items() if kms2_per_unit(unit) is not None}
+
+
 def _merge_masks(values: dict[str, np.ndarray]) -> None:
     """Make one mask of several: a pixel is bad where it is in any of them."""
     if len(masks := [values.pop(key) for key in list(values) if key.startswith("mask")]):
@@ -236,10 +241,11 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
         {"bin": files.bin} if bin_columns else {}
     )
     read = {key: image(name, folder) for key, name in image_names.items()}
+    variances = {key for key in {*ERRORS} & read.keys() if is_variance(files, read[key][1])}
     of_masks = list[str]()
     for key, (value, header) in read.items():
-        if key in ERRORS:
-            read[key] = root_of_variance(files, _without_blanks(files, value), header)
+        if key in variances:
+            read[key] = root_of_variance(_without_blanks(files, value), header)
         if key.startswith("mask"):
             of_masks += of_other_sense(files, image_names[key], header)
         elif key != "bin":
@@ -249,7 +255,11 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
         values_and_headers, is_frequency = to_velocities(read, files.velocity, lambda v: _without_blanks(files, v))
     planes = {key: str(header["PLANE"]) for key, (_, header) in values_and_headers.items() if "PLANE" in header}
     called = {key: _names_in(header) for key, (_, header) in values_and_headers.items()}
+    units_of_files = {key: header.get("BUNIT") for key, (_, header) in values_and_headers.items()}
+    if bin_table is not None:
+        units_of_files |= {key: bin_table.columns[name][1] for key, name in bin_columns.items()}
     refuse_misnomers(files, called)
+    refuse_misnamed_errors(files, called, variances | _squared(units_of_files))
     of_bins = {key: bin_table.columns[name][0] for key, name in bin_columns.items()} if bin_table is not None else {}
     refuse_one_map(files, {key: value for key, (value, _) in read.items()} | of_bins)
     of_planes = {key: values_and_headers[key][1] for key in planes}
@@ -258,9 +268,6 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     doubts = _of_another_line(tracer, image_names, of_planes)
     grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
     grids = _as_others_of_their_file(grids)
-    units_of_files = {key: header.get("BUNIT") for key, (_, header) in values_and_headers.items()}
-    if bin_table is not None:
-        units_of_files |= {key: bin_table.columns[name][1] for key, name in bin_columns.items()}
     images = {key: _in_kms(files, key, value, units_of_files) for key, (value, _) in values_and_headers.items()}
     for key in {"dispersion", *ERRORS} & images.keys():
         images[key] = np.where(images[key] > 0, images[key], np.nan)  # or else zeros would be averaged with others
@@ -405,6 +412,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     remarks = list(bin_table.remarks) if bin_table is not None else []
     refuse_one_map(files, {key: table_columns[column][0] for key, column in map_columns.items()})
     units_of_files = {key: table_columns[column][1] for key, column in map_columns.items()}
+    refuse_misnamed_errors(files, {}, _squared(units_of_files))
     values = {key: _in_kms(files, key, table_columns[column][0], units_of_files) for key, column in map_columns.items()}
     _errors_of_root(files, values, units_of_files)
     _merge_masks(values)

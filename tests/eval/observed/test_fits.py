@@ -701,6 +701,10 @@ HISTORY = "AIPS   CLEAN BMAJ=  1.6667E-03 BMIN=  4.1667E-04 BPA=   0.00"
         ({"BMAJ": 3 / 3600}, "", None, 3.0),
         ({"BMAJ": 3 / 3600, "BMIN": 0.0}, "", None, 3.0),
         ({}, HISTORY, None, 3.0),
+        ({"BMMAJ": 6.0, "BMMIN": 1.5}, "", None, 3.0),  # of GIPSY, in arcsec
+        ({"BMMAJ": 6 / 3600, "BMMIN": 1.5 / 3600}, "", None, 3.0),  # of BBarolo
+        ({"CLBMMAJ": 3.0}, "", None, 3.0),
+        ({"BMAJ": 3 / 3600, "BMMAJ": 9.0}, "", None, 3.0),
         ({"BMAJ": 0.0, "BMIN": 0.0}, HISTORY, None, 3.0),
         ({"BMAJ": "none"}, "", None, None),
         ({}, "AIPS   CLEAN BMAJ=  9.E-03 BMIN=  9.E-03\n" + HISTORY, None, 3.0),

@@ -16,6 +16,7 @@ from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import fit_wcs_from_points
 from conftest import galaxy_file, write_votable
+from scipy.spatial import cKDTree
 
 from kinmass.eval.observed.fits_units import read_density
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
@@ -192,6 +193,49 @@ def test_images_of_one_file_lie_as_the_one_with_a_wcs(tmp_path):
     fits.PrimaryHDU(MAPS["D"]).writeto(tmp_path / "D.fits")
     other = keys | {"density": "D.fits"}
     assert_refused(tmp_path, {"gas": other}, "D.fits has no celestial coordinates", centre_deg=list(CENTRE))
+
+
+@pytest.mark.parametrize("unit", ["arcsec", "deg"])
+@pytest.mark.parametrize("matrix", ["CDELT", "CD"])
+def test_a_header_without_a_sky_tells_how_wide_pixels_are(tmp_path, unit, matrix):
+    """As of SAURON's cubes and of models (DysmalPy): twice the side was taken in silence, with twice the mass."""
+    side = SIDE / {"arcsec": 1.0, "deg": 3600.0}[unit]
+    cards = {"CUNIT1": unit, "CUNIT2": unit}
+
+    def read(side_x, side_y, pixel_arcsec):
+        steps = {
+            f"{matrix}{'1_1' if matrix == 'CD' else 1}": side_x,
+            f"{matrix}{'2_2' if matrix == 'CD' else 2}": side_y,
+        }
+        header = fits.Header(cards | steps)
+        for name, values in MAPS.items():
+            fits.PrimaryHDU(values, header).writeto(tmp_path / f"{name}.fits", overwrite=True)
+        files = {key: f"{name}.fits" for key, name in KEYS.items()} | IN_PIXELS | {"pixel_arcsec": pixel_arcsec}
+        return described(tmp_path, {"gas": files}).gas
+
+    for said in (SIDE, None):
+        assert_same(read(-side, side, said))
+    with pytest.raises(ValueError, match=r"pixels are 0\.8 x 0\.8 arcsec by CDELT and CUNIT .* pixel_arcsec is 1\.6"):
+        read(side, side, 2 * SIDE)
+    with pytest.raises(ValueError, match=r"pixels are 0\.8 x 1\.2 arcsec"):
+        read(side, 1.5 * side, SIDE)
+    with pytest.raises(ValueError, match="say pixel_arcsec"):
+        read(side, 1.5 * side, None)
+    assert_same(read(3600 * side, 3600 * side, SIDE) if unit == "deg" else read(500.0, 500.0, SIDE))  # of nothing known
+
+
+def test_a_primary_image_with_a_name_is_one_of_several(tmp_path):
+    """As DysmalPy writes its models: the flux, which stands first, was the velocity."""
+    hdus = [fits.PrimaryHDU(MAPS["D"]), *(fits.ImageHDU(MAPS[name], name=name) for name in "VSEF")]
+    keys = {key: f"m.fits[{name}]" for key, name in KEYS.items()} | {"density": "m.fits"} | IN_PIXELS
+    for name, is_clear in (("PRIMARY", True), ("FLUX", False)):
+        hdus[0].name = name
+        fits.HDUList(hdus).writeto(tmp_path / "m.fits", overwrite=True)
+        if is_clear:
+            assert_same(described(tmp_path, {"gas": keys}).gas)
+        else:
+            assert_refused(tmp_path, {"gas": keys}, "m.fits holds several images, FLUX, V, S, E, F: say which is meant")
+            assert_same(described(tmp_path, {"gas": keys | {"density": "m.fits[FLUX]"}}).gas)
 
 
 def test_east_is_on_one_side_for_both_tracers(tmp_path):
@@ -487,6 +531,49 @@ def test_a_dispersion_that_is_one_number_in_a_part_of_the_map_speaks_against_it(
     assert said_of_one_number("gas", np.where(at_limit == 99, 2500.0, velocity), at_limit) == []  # one bin
 
 
+def binned(n_bins: int = 40) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The number of each pixel's bin (n,), and the means of the maps in bins, which are larger farther out."""
+    x, y = X[SEEN], Y[SEEN]
+    drawn = np.random.default_rng(1).choice(len(x), n_bins, replace=False, p=MAPS["D"][SEEN] / MAPS["D"][SEEN].sum())
+    number = cKDTree(np.column_stack([x, y])[drawn]).query(np.column_stack([x, y]))[1]
+    area = np.bincount(number)
+    return number, {name: np.bincount(number, values[SEEN]) / area for name, values in MAPS.items()}
+
+
+@pytest.mark.parametrize("kind", ["bins", "spaxels", "images"])
+def test_a_density_of_bins_as_a_whole_is_told_from_one_per_area(tmp_path, kind):
+    """As GIST fits lines to the sums of spaxels: a disc was shown as flat, with a good verdict."""
+    number, of_bins = binned()
+    of_bins["total"] = of_bins["D"] * np.bincount(number)
+    maps = {name: values[number] for name, values in of_bins.items()}
+    keys = dict(KEYS)
+    if kind == "images":
+        for name, values in maps.items():
+            image = np.full((P, P), np.nan)
+            image[SEEN] = values
+            fits.PrimaryHDU(image).writeto(tmp_path / f"{name}.fits")
+        keys = {key: f"{name}.fits" for key, name in KEYS.items()} | IN_PIXELS
+    elif kind == "spaxels":
+        Table({"X": X[SEEN], "Y": Y[SEEN]} | maps).write(tmp_path / "t.fits")
+        keys["table"] = "t.fits"
+    else:
+        Table({"X": X[SEEN], "Y": Y[SEEN], "BIN_ID": number}).write(tmp_path / "t.fits")
+        Table(of_bins).write(tmp_path / "b.fits")
+        keys |= {"table": "t.fits", "bins": "b.fits"}
+
+    def read(**more):
+        return described(tmp_path, {"gas": keys | more})
+
+    expected, total = read(), keys["density"].replace("D", "total")
+    assert expected.doubts["gas"] == ()
+    (doubt,) = read(density=total).doubts["gas"]
+    assert re.match(r"The density of the gas grows with the area of bins, to a power of (0.9|1.0)", doubt)
+    assert read(density=total, density_unit="arbitrary").doubts["gas"] == ()
+    found = read(density=total, density_is="bin_total")
+    assert found.doubts["gas"] == ()
+    np.testing.assert_allclose(found.gas.density, expected.gas.density, rtol=1e-6)
+
+
 def test_a_velocity_that_is_one_number_in_a_part_of_the_map_speaks_against_it():
     """As where a fit stayed at its first guess, the systemic velocity."""
     velocity, sigma = MAPS["V"][SEEN], MAPS["S"][SEEN]
@@ -527,6 +614,39 @@ def test_errors_are_called_so_in_short(tmp_path, column):
         described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | {"velocity": column, "velocity_error": "V"}})
 
 
+@pytest.mark.parametrize("name", ["STAT", "VAR", "VARMAP"])
+def test_a_variance_is_known_by_its_name_and_a_squared_velocity(tmp_path, name):
+    """As mpdaf writes it: without a unit, STAT was an error of 25 km/s instead of 5; with one, VAR was refused."""
+    images(tmp_path)
+
+    def read(unit, power, keys=()):
+        maps = [MAPS["V"], MAPS["E"] ** power, MAPS["F"] ** power]
+        names, bunits = ["DATA", name, f"{name}_S"], ["km/s", unit, unit]
+        headers = [fits.Header({"BUNIT": bunit} if bunit else {}) for bunit in bunits]
+        hdus = [fits.ImageHDU(m, h, name=n) for m, h, n in zip(maps, headers, names, strict=True)]
+        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "m.fits", overwrite=True)
+        files = {"velocity": "m.fits[DATA]", "dispersion": "S.fits", "density": "D.fits"} | IN_PIXELS
+        return described(tmp_path, {"gas": files | dict(keys)}).gas
+
+    errors = {"velocity_error": f"m.fits[{name}]", "dispersion_error": f"m.fits[{name}_S]"}
+    assert_same(read("km2 s-2", 2, errors))
+    with pytest.raises(ValueError, match=rf"velocity_error m.fits\[{name}\] is called a variance: give its root"):
+        read(None, 2, errors)
+    with pytest.raises(ValueError, match=rf"\[{name}\] is called a variance: give one over it, or its root as veloc"):
+        read(None, 2, {"velocity_ivar": f"m.fits[{name}]"})
+    assert read(None, 2, {"velocity_error": f"m.fits[{name}]", "velocity_error_unit": "km2/s2"}) is not None
+
+
+@pytest.mark.parametrize("column", ["WEIGHT", "V_WHT", "wgt"])
+def test_weights_are_called_inverse_variances(tmp_path, column):
+    Table(rows() | {column: MAPS["E"][SEEN] ** -2.0}).write(tmp_path / "t.fits")
+    keys = {"table": "t.fits"} | KEYS | {"velocity_error": None}
+    assert_same(described(tmp_path, {"gas": keys | {"velocity_ivar": column}}).gas)
+    assert_refused(
+        tmp_path, {"gas": keys | {"velocity_error": column}}, "is called an inverse variance: say velocity_ivar"
+    )
+
+
 @pytest.mark.parametrize("column", ["log_Sigma", "logF", "lg_D", "ln.flux", "mag", "mu_mag", "Log10 (mass)"])
 def test_a_density_that_is_called_a_logarithm_says_its_unit(tmp_path, column):
     table = Table(rows())
@@ -546,6 +666,8 @@ def test_a_density_that_is_called_a_logarithm_says_its_unit(tmp_path, column):
     [
         ({"dispersion": "W80"}, "neither sigma nor a full width at half maximum: convert it"),
         ({"dispersion": "w_20"}, "neither sigma nor a full width at half maximum: convert it"),
+        ({"dispersion": "cube_dV"}, "neither sigma nor .*: convert it .* the Doppler width dV 1.414 sigma"),
+        ({"dispersion": "gdV"}, "neither sigma nor a full width at half maximum: convert it"),
         ({"instrument_sigma": "LSF_FWHM"}, "instrument_sigma LSF_FWHM is called a full width at half maximum"),
     ],
 )

@@ -218,7 +218,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     part = None if args.part == "all" else args.part
     views = concatenate(list(first_views(args.store, part, instrument, args.per_suite)))
-    made = fits(views, instrument, args.out / f"dynamics-{args.store.stem}-jampy{jampy_version()}.jsonl", args.kept_only)
+    kept = args.out / f"dynamics-{args.store.stem}-jampy{jampy_version()}.jsonl"
+    made = fits(views, instrument, kept, args.kept_only)
     fitted = np.array(["chi2" in each for each in made])
     failed = sum("failed" in each for each in made)
     views, made = views[fitted], [each for each in made if "chi2" in each]

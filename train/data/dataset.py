@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,13 +64,14 @@ class Views:
 
     def __getitem__(self, rows: np.ndarray | Sequence[int] | slice | int) -> "Views":
         # By numpy, which refuses a list of True and False that is not as long as the views.
-        indices = torch.from_numpy(np.atleast_1d(np.arange(len(self))[rows]))
-        return Views(
-            self.maps[indices], self.half_mass_radius_kpc[indices], self.log10_menc[indices],
-            self.galaxy[indices.numpy()], self.view[indices.numpy()],
-            self.suite[indices.numpy()], self.lineage[indices.numpy()],
-            self.field_of_view_re,
-        )  # fmt: skip
+        indices = np.atleast_1d(np.arange(len(self))[rows])
+        of_tensors = torch.from_numpy(indices)
+        chosen = (x[of_tensors if isinstance(x, torch.Tensor) else indices] for x in self.columns())
+        return Views(*chosen, self.field_of_view_re)
+
+    def columns(self) -> list[Any]:
+        """Return the arrays and tensors (N, ...), in the order of the fields."""
+        return [getattr(self, field.name) for field in fields(self) if field.name != "field_of_view_re"]
 
     def names(self) -> list[tuple[str, int]]:
         """Return (suite/galaxy, view) of every view; random numbers depend on these names."""
@@ -156,16 +158,9 @@ def concatenate(parts: list[Views]) -> Views:
                 f"suites {first.suite[0]} and {views.suite[0]} have maps of different size; "
                 "map them with the same settings"
             )
-    return Views(
-        torch.cat([views.maps for views in parts]),
-        torch.cat([views.half_mass_radius_kpc for views in parts]),
-        torch.cat([views.log10_menc for views in parts]),
-        np.concatenate([views.galaxy for views in parts]),
-        np.concatenate([views.view for views in parts]),
-        np.concatenate([views.suite for views in parts]),
-        np.concatenate([views.lineage for views in parts]),
-        first.field_of_view_re,
-    )
+    of_parts = zip(*(views.columns() for views in parts), strict=True)
+    joined = (torch.cat(x) if isinstance(x[0], torch.Tensor) else np.concatenate(x) for x in of_parts)
+    return Views(*joined, first.field_of_view_re)
 
 
 #: Why a view is left out: the first reason that holds counts. Number 0 stands for a view that is not left out.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import warm
-from conftest import called, tables_here
+from conftest import command, tables_here
 
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import PARTIAL
@@ -72,7 +72,7 @@ def test_killed_at_any_file_it_goes_on(name, numbers, small_results, runs, map_s
         "export": ["gen", "export", map_store, "--suite", "middle", "--galaxy", galaxy, "--view", "all", "--out"],
     }[name]
     whole = shutil.copytree(start, tmp_path / "whole")
-    called(*words, whole)
+    command(*words, whole)
     before, expected = seen(start), seen(whole)
     assert expected != before
     for number in numbers:
@@ -82,7 +82,7 @@ def test_killed_at_any_file_it_goes_on(name, numbers, small_results, runs, map_s
         assert found.keys() >= before.keys()
         assert all(content in (before.get(path), expected.get(path)) for path, content in found.items())
         assert found != expected
-        called(*words, out)
+        command(*words, out)
         assert seen(out) == expected
     if name == "report":  # a figure of a suite that is not tested any more is gone, and nothing of anybody else
         assert before.keys() - expected.keys() == {"figures/radius-old_ifu.png"}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,12 @@ class Views:
         # By numpy, which refuses a list of True and False that is not as long as the views.
         indices = np.atleast_1d(np.arange(len(self))[rows])
         of_tensors = torch.from_numpy(indices)
-        chosen = (x[of_tensors if isinstance(x, torch.Tensor) else indices] for x in self.columns())
-        return Views(*chosen, self.field_of_view_re)
+        columns = self.columns().items()
+        return replace(self, **{n: x[of_tensors if isinstance(x, torch.Tensor) else indices] for n, x in columns})
 
-    def columns(self) -> list[Any]:
-        """Return the arrays and tensors (N, ...), in the order of the fields."""
-        return [getattr(self, field.name) for field in fields(self) if field.name != "field_of_view_re"]
+    def columns(self) -> dict[str, Any]:
+        """Return the arrays and tensors (N, ...) by their names."""
+        return {name: column for name, column in vars(self).items() if name != "field_of_view_re"}
 
     def names(self) -> list[tuple[str, int]]:
         """Return (suite/galaxy, view) of every view; random numbers depend on these names."""
@@ -158,9 +158,11 @@ def concatenate(parts: list[Views]) -> Views:
                 f"suites {first.suite[0]} and {views.suite[0]} have maps of different size; "
                 "map them with the same settings"
             )
-    of_parts = zip(*(views.columns() for views in parts), strict=True)
-    joined = (torch.cat(x) if isinstance(x[0], torch.Tensor) else np.concatenate(x) for x in of_parts)
-    return Views(*joined, first.field_of_view_re)
+    joined: dict[str, Any] = {}
+    for name, column in first.columns().items():
+        of_parts = [getattr(views, name) for views in parts]
+        joined[name] = torch.cat(of_parts) if isinstance(column, torch.Tensor) else np.concatenate(of_parts)
+    return replace(first, **joined)
 
 
 #: Why a view is left out: the first reason that holds counts. Number 0 stands for a view that is not left out.

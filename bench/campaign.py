@@ -18,7 +18,6 @@ import heapq
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -328,16 +327,15 @@ def main() -> None:
     args = parser.parse_args()
     site = Site(**{field.name: getattr(args, field.name) for field in fields(Site)})
     costs = Costs(**{field.name: getattr(args, field.name) for field in fields(Costs)})
-    args.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.out.resolve()) as scratch:
+    with common.scratch_folder(args.out) as scratch:
         if args.compare:
-            return compare_with_a_run(Path(scratch))
+            return compare_with_a_run(scratch)
         if args.measure:
-            costs = measured(Path(scratch))
+            costs = measured(scratch)
         print("  ".join(f"{k} = {v:.3g}" for k, v in (vars(costs) | vars(site)).items()))
         check_laws(costs)
         if args.measure:
-            compare_with_a_run(Path(scratch))
+            compare_with_a_run(scratch)
     ranks = [2**k for k in range(4, 13)]
     seconds: dict[str, list[float]] = {}
     floors: dict[str, list[float]] = {}

@@ -29,11 +29,11 @@ import numpy as np
 import torch
 
 from bench import common
-from bench.generalization import posterior, with_interval
+from bench.generalization import posterior, views_of_both, with_interval
 from kinmass import train
 from kinmass.gen.storage import store
 from kinmass.train.__main__ import main as train_main
-from kinmass.train.data.dataset import RADII_RE, Views, read_views, usable
+from kinmass.train.data.dataset import RADII_RE, Views
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.model import density, scaling
 from kinmass.train.model.density import MAX_SLOPE
@@ -123,9 +123,7 @@ def fit_and_infer(name: str, seed: int, steps: int, run: Path, store_path: Path,
     infer = train.load(run)
     parts: dict[str, list[np.ndarray]] = {}
     for suite in store.suites(fresh):
-        views = read_views(fresh, suite, None)
-        views = views[usable(views, "gas", infer.instrument) & usable(views, "stars", infer.instrument)]
-        for key, values in said(infer, views).items():
+        for key, values in said(infer, views_of_both(fresh, None, suite, infer.instrument)).items():
             parts.setdefault(key, []).append(values)
     np.savez(run / "said.npz", allow_pickle=False, **{key: np.concatenate(found) for key, found in parts.items()})
 

@@ -4,8 +4,10 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for figures and scratch files")
     return parser
+
+
+@contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """Make the folder `out` where it is missing; yield one in it that is gone afterwards."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.resolve()) as folder:
+        yield Path(folder)
 
 
 def disc_galaxy(n_stars: int, n_gas: int, n_dark: int = 1000) -> Galaxy:
@@ -83,15 +93,17 @@ def array_bytes(galaxy: Galaxy) -> int:
     return sum(a.nbytes for p in galaxy.components().values() for a in vars(p).values() if a is not None)
 
 
+def seconds(call: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
 def best(call: Callable[[], object], repeats: int = 5) -> float:
     """Shortest of several timings [s], after one call that is not timed and fills compilers' and other caches."""
     call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
+    return min(seconds(call) for _ in range(repeats))
 
 
 def table(heads: list[str], rows: list[list[object]]) -> None:

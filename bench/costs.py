@@ -5,7 +5,6 @@ python -m bench.costs   measures it and prints it (three minutes)
 
 import json
 import pickle
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -288,9 +287,8 @@ def main() -> None:
         return time_takes(args.takes)
     if args.probe:
         return probe_together(*args.probe)
-    args.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.out.resolve()) as scratch:
-        print("  ".join(f"{name} = {value:.3g}" for name, value in vars(measured(Path(scratch))).items()))
+    with common.scratch_folder(args.out) as scratch:
+        print("  ".join(f"{name} = {value:.3g}" for name, value in vars(measured(scratch)).items()))
     return None
 
 

@@ -14,7 +14,6 @@ are those of its own particles, but its sphere lacks its neighbours' and those o
 """
 
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,13 +116,11 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, help="another checkout of this project")
     parser.add_argument("--galaxies", type=int, default=150, help="in each box (default: %(default)s)")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     galaxies, places = crowd(args.galaxies)
     own = {part: sum(len(galaxy.components()[part]) for galaxy, _ in galaxies[:-1]) for part in FIELDS}
     n_own, own_mb = sum(own.values()), 1e-6 * sum(n * _row_bytes(part) for part, n in own.items())
     rows: list[list[object]] = []
-    with tempfile.TemporaryDirectory(dir=args.out.resolve()) as folder:
-        scratch = Path(folder)
+    with common.scratch_folder(args.out) as scratch:
         np.save(scratch / "places.npy", places)
         for order, ordered in (("groups", galaxies), ("cells", by_cells(galaxies))):
             box = scratch / f"{order}.hdf5"

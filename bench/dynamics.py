@@ -38,13 +38,14 @@ import numpy as np
 import torch
 
 from bench import common
+from bench.generalization import views_of_both
 from bench.jam import Mge, Model, halo_mge, halos, jampy_version, joined, model_of, v_rms2
 from kinmass import train
 from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews
 from kinmass.eval.classical.rotation import rotation_profile
 from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.storage import store
-from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
+from kinmass.train.data.dataset import RADII_RE, Views, concatenate
 
 # N views, K radii
 
@@ -86,8 +87,7 @@ def fit(model: Model, seed: int = 0) -> dict[str, Any]:
 def first_views(path: Path, part: str | None, instrument: Instrument, per_suite: int) -> Iterator[Views]:
     """Per suite the first usable view of each galaxy of a part (None: all galaxies), in the store's order."""
     for suite in store.suites(path):
-        views = read_views(path, suite, part)
-        views = views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
+        views = views_of_both(path, part, suite, instrument)
         yield views[np.sort(np.unique(views.galaxy.astype(str), return_index=True)[1])[:per_suite]]
 
 

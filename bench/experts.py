@@ -20,12 +20,12 @@ import numpy as np
 from scipy.stats import norm
 
 from bench import common
-from bench.generalization import posterior
+from bench.generalization import posterior, views_of_both
 from bench.mixture import HEADS, row
 from kinmass import train
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.storage import store
-from kinmass.train.data.dataset import Views, concatenate, read_views, usable
+from kinmass.train.data.dataset import Views, concatenate, read_views
 from kinmass.train.run.intervals import LEVELS
 
 # N views, K radii
@@ -80,8 +80,7 @@ def main() -> None:
     prior = truths.mean(0), np.cov(truths.T)
     found: dict[str, dict[str, list[dict[str, np.ndarray]]]] = {}
     for suite, runs in product_of(suites, list(zip(args.gas, args.stars, args.both, strict=True))):
-        views = read_views(args.store, suite, "test")
-        views = views[usable(views, "gas", INSTRUMENTS["ifu"]) & usable(views, "stars", INSTRUMENTS["ifu"])]
+        views = views_of_both(args.store, "test", suite, INSTRUMENTS["ifu"])
         gas, stars, both = (gaussian(run, views) for run in runs)
         named = {"gas": gas, "stars": stars, "product": product([gas, stars], prior), "both": both}
         for name, (mean, covariance) in named.items():

@@ -87,6 +87,12 @@ def fit(
     common.run_silently(*command, "fit", *words, "--out", run, *shlex.split(VARIANTS.get(variant, "")))
 
 
+def views_of_both(store_path: Path, part: str | None, suite: str, instrument: Instrument) -> Views:
+    """Read the views of a part of a suite of which both gas and stars are seen through an instrument."""
+    views = read_views(store_path, suite, part)
+    return views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
+
+
 def posterior(infer: Inference, views: Views, instrument: Instrument) -> Posterior:
     """Return a network's posteriors of views as they look through an instrument, which a network may be told of."""
     observed = views.observed(instrument, told=infer.told)
@@ -106,8 +112,7 @@ def errors(runs: list[Path], store_path: Path, part: str | None, suite: str) -> 
     if not file.exists():
         networks = [train.load(run) for run in runs]
         instrument = INSTRUMENTS["ifu"]
-        views = read_views(store_path, suite, part)
-        views = views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
+        views = views_of_both(store_path, part, suite, instrument)
         truth = views.log10_menc.numpy().astype(float)
         posteriors = [posterior(infer, views, instrument) for infer in networks]
         samples = np.concatenate([each.samples(N_SAMPLES) for each in posteriors])

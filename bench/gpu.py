@@ -13,7 +13,6 @@ of every tenth of the same fit. Last what three networks of an ensemble cost, in
 """
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,11 +29,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import common
-from bench.store import records, write_store
+from bench.store import write_store_to_fit
 from bench.training import fitter_of
 from kinmass.gen.instruments import looks
 from kinmass.gen.instruments.observe import CHANNELS
-from kinmass.gen.storage import store
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.loop.recorded import CALLS_BEFORE
@@ -152,16 +150,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="steps timed (default: 200, on a CPU 8)")
     parser.add_argument("--rows", type=int, default=12, help="rows of each table of operators")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     gpu = torch.cuda.is_available()
     args.batch = args.batch or ([64, 256, 1024, 4096] if gpu else [64])
     args.modes = args.modes or list(MODES)[: None if gpu else 1]
     args.steps = args.steps or (200 if gpu else 8)
-    with tempfile.TemporaryDirectory(dir=args.out) as scratch:
-        path = Path(scratch) / "maps.zarr"
-        write_store(path, records(48, 16, args.pixels), 1, 16, args.pixels)
-        group = store.open_suite(path, "bench")
-        group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
+    with common.scratch_folder(args.out) as scratch:
+        path = scratch / "maps.zarr"
+        write_store_to_fit(path, 48, 16, args.pixels)
         measure(args, path)
         compare(args, path)
         ensemble_ms(path, torch.device("cuda" if gpu else "cpu"))

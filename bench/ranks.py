@@ -6,7 +6,6 @@ before the clock starts. Runs alternate; the best of each counts. Both stores mu
 
 import json
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -80,14 +79,13 @@ def main() -> None:
         if parallel.rank() == 0:
             print(" ".join(f"{k}={v}" for k, v in result.items()))
         return
-    args.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.out) as scratch:
-        suites = make(Path(scratch), args.galaxies)
+    with common.scratch_folder(args.out) as scratch:
+        suites = make(scratch, args.galaxies)
         options = ["--views", args.views, "--pixels", args.pixels]
 
         def once(ranks: int) -> dict[str, float]:
             """Map all suites anew on so many ranks; return what `timed` does."""
-            store = Path(scratch) / f"{ranks}.zarr"
+            store = scratch / f"{ranks}.zarr"
             shutil.rmtree(store, ignore_errors=True)
             shutil.rmtree(store.with_suffix(".warm"), ignore_errors=True)
             text = common.run("bench.ranks", "--child", store, *suites, *options, ranks=ranks)
@@ -99,8 +97,8 @@ def main() -> None:
             for ranks, seconds in runs.items():
                 seconds.append(once(ranks)["total"])
                 if seconds[-1] == min(seconds):
-                    spent[ranks] = stages(Path(scratch) / f"{ranks}.zarr")
-        same = same_bytes(Path(scratch) / "1.zarr", Path(scratch) / f"{args.ranks}.zarr")
+                    spent[ranks] = stages(scratch / f"{ranks}.zarr")
+        same = same_bytes(scratch / "1.zarr", scratch / f"{args.ranks}.zarr")
     n_galaxies = spent[1][1]
     one, more = min(runs[1]), min(runs[args.ranks])
     common.table(["ranks", "best [s]", "galaxies / s", "all runs [s]"], [

@@ -12,7 +12,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from bench import common
@@ -222,10 +221,8 @@ def main() -> None:
         "--box", type=int, default=60, help="galaxies of 50,000 particles in the box (default: %(default)s)"
     )
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     checkouts = common.checkouts(args.beside)
-    with tempfile.TemporaryDirectory(dir=args.out.resolve()) as folder:
-        scratch = Path(folder)
+    with common.scratch_folder(args.out) as scratch:
         box = scratch / "box.hdf5"
         common.run("kinmass.gen", "mock", "--out", scratch / "mocks", "--galaxies", args.galaxies)
         suites = {name: scratch / "mocks" / name / f"{name}.yaml" for name in FORMATS}

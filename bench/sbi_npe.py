@@ -42,12 +42,13 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from bench import common
 from bench.experiments import train_one
+from bench.generalization import views_of_both
 from kinmass import train
 from kinmass.eval.tables.calibration import coverage
 from kinmass.gen.instruments.observe import observe
 from kinmass.gen.storage import store
 from kinmass.train.data import loader
-from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
+from kinmass.train.data.dataset import RADII_RE, Views, concatenate, usable
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.model.density import constrained, log_derivative, unconstrained
 from kinmass.train.model.network import MassModel, ModelConfig
@@ -193,8 +194,7 @@ def main() -> None:
     config = FitConfig(
         str(args.store), args.tracer, tuple(store.suites(args.store)), encoder=args.encoder, galaxies=args.galaxies
     )
-    test = concatenate([read_views(args.store, suite, "test") for suite in config.suites])
-    test = test[usable(test, "gas", config.instrument_model) & usable(test, "stars", config.instrument_model)]
+    test = concatenate([views_of_both(args.store, "test", suite, config.instrument_model) for suite in config.suites])
     truth = test.log10_menc.numpy().astype(float)
     rows: list[list[object]] = []
 

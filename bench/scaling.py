@@ -5,7 +5,6 @@ once with that galaxy's kernels, once with kernels that shrink as n^(-1/3), as i
 Peaks are taken in a fresh process per size, above what the interpreter holds before any particle.
 """
 
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,15 +126,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.peak or args.long_run:
         return peak(args.peak, args.views, args.pixels) if args.peak else long_run(args.long_run)
-    args.out.mkdir(parents=True, exist_ok=True)
     base = common.disc_galaxy(1_000_000, 300_000, 300_000)
     sizes = [n for n in (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000) if n <= args.largest]
     particles(base, sizes, args.pixels)
     views(sized(base, 300_000, True), args.pixels)
     rows: list[list[object]] = []
-    with tempfile.TemporaryDirectory(dir=args.out) as scratch:
+    with common.scratch_folder(args.out) as scratch:
         for n in [n for n in sizes if n in (300_000, 1_000_000, 3_000_000, 10_000_000)]:
-            folder = Path(scratch) / str(n)
+            folder = scratch / str(n)
             save(sized(base, n, True), folder)
             arrays_mb, peak_mb = map(
                 float,
@@ -144,7 +142,7 @@ def main() -> None:
             rows.append([n, arrays_mb, peak_mb, peak_mb / arrays_mb])
         print(f"memory of mapping one galaxy, {args.views} views (wanted: peak / arrays < 2.5)")
         common.table(["stars", "arrays [MB]", "peak above the interpreter [MB]", "peak / arrays"], rows)
-        mocks = Path(scratch) / "mocks"
+        mocks = scratch / "mocks"
         common.run(
             "gen", "mock", "--out", mocks, "--suites", "middle", "--galaxies", 5, "--stars", 5000, "--gas", 3000,
             "--dark", 5000,

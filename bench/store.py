@@ -6,8 +6,6 @@ finds the files in the page cache: what is compared is the cost of the format, n
 """
 
 import shutil
-import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -47,6 +45,13 @@ def write_store(path: Path, galaxies: list[Record], per_shard: int, views: int, 
         writer.write_galaxies(group, block, [galaxies[i] for i in block])
 
 
+def write_store_to_fit(path: Path, n: int, views: int, pixels: int, per_shard: int = 1) -> None:
+    """Write a store of n galaxies whose maps are said to be 6 R_e wide."""
+    write_store(path, records(n, views, pixels), per_shard, views, pixels)
+    group = store.open_suite(path, "bench")
+    group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
+
+
 def read_store(path: Path, block: int) -> None:
     """Read every array of a store, `block` galaxies at a time, as training does."""
     group = store.open_suite(path, "bench")
@@ -71,13 +76,6 @@ def read_npy(path: Path) -> None:
         np.load(file)
 
 
-def seconds(call: Callable[[], None]) -> float:
-    """Wall time of one call."""
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def main() -> None:
     """Measure every layout and print."""
     parser = common.parser(__doc__)
@@ -87,7 +85,6 @@ def main() -> None:
     parser.add_argument("--shards", type=int, nargs="*", default=[8, 64], help="galaxies per shard (default: 8 64)")
     parser.add_argument("--repeats", type=int, default=2, help="turns, of which the best counts (default: %(default)s)")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     galaxies = records(args.galaxies, args.views, args.pixels)
     megabytes = sum(v.nbytes for r in galaxies for v in r.values()) / 1e6
     block = 32
@@ -104,13 +101,13 @@ def main() -> None:
     layouts |= {f"store, shards of {k}": (packed(k), lambda path: read_store(path, block)) for k in args.shards}
     best = {name: [np.inf, np.inf] for name in layouts}
     on_disk: dict[str, tuple[int, int]] = {}
-    with tempfile.TemporaryDirectory(dir=args.out) as scratch:
+    with common.scratch_folder(args.out) as scratch:
         for _ in range(args.repeats):
             for i, (name, (write, read)) in enumerate(layouts.items()):
-                path = Path(scratch) / str(i)
+                path = scratch / str(i)
                 shutil.rmtree(path, ignore_errors=True)
-                best[name][0] = min(best[name][0], seconds(partial(write, path)))
-                best[name][1] = min(best[name][1], seconds(partial(read, path)))
+                best[name][0] = min(best[name][0], common.seconds(partial(write, path)))
+                best[name][1] = min(best[name][1], common.seconds(partial(read, path)))
                 sizes = [p.stat().st_size for p in path.rglob("*") if p.is_file()]
                 on_disk[name] = len(sizes), sum(sizes)
     print(f"{args.galaxies} galaxies of {args.views} views, {args.pixels}^2 pixels: {megabytes:.0f} MB of arrays")

@@ -16,7 +16,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +27,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bench import common
-from bench.store import records, write_store
+from bench.store import write_store_to_fit
 from kinmass.gen.instruments.observe import observe
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import write_atomically
@@ -230,19 +229,18 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, help="another checkout of this project: compare steps with it alone")
     parser.add_argument("--only", choices=["instruments"], help="measure this alone, into training-ONLY.json")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=args.out) as scratch:
+    with common.scratch_folder(args.out) as scratch:
         if args.beside:
-            steps_ms = beside_checkout(args.beside, args, Path(scratch))
+            steps_ms = beside_checkout(args.beside, args, scratch)
             write_atomically(args.out / "training-beside.json", json.dumps(steps_ms))
             return
-        config = store_to_fit(args, Path(scratch) / "maps.zarr")
+        config = store_to_fit(args, scratch / "maps.zarr")
         if args.only == "instruments":
             steps = through_instruments(config, args.seconds)
             write_atomically(args.out / "training-instruments.json", json.dumps(steps))
         else:
-            measure(args, config, Path(scratch))
+            measure(args, config, scratch)
 
 
 def measure(args: argparse.Namespace, config: FitConfig, scratch: Path) -> None:
@@ -275,9 +273,7 @@ def measure(args: argparse.Namespace, config: FitConfig, scratch: Path) -> None:
 
 def store_to_fit(args: argparse.Namespace, path: Path) -> FitConfig:
     """Write the store that all fits read, and the settings of a fit on it that never ends."""
-    write_store(path, records(args.galaxies, args.views, args.pixels), args.per_shard, args.views, args.pixels)
-    group = store.open_suite(path, "bench")
-    group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
+    write_store_to_fit(path, args.galaxies, args.views, args.pixels, args.per_shard)
     return FitConfig(str(path), "both", ("bench",), width=args.width, batch=args.batch, steps=10**6, round_steps=10**6)
 
 

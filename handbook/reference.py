@@ -63,6 +63,10 @@ def pages() -> dict[str, str]:
     return made | {f"reference/api-{stage}.md": api(title, modules) for stage, (title, modules) in API.items()}
 
 
+def _page(*parts: str) -> str:
+    return "\n\n".join(parts)
+
+
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *(tuple(map(_cell, row)) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -101,7 +105,7 @@ def commands() -> str:
             rows = [(_invocation(action), _linked(_help(command, action))) for action in actions]
             parts += [f"**{title}**"] if title else []
             parts += [_table(("option", "meaning"), rows)]
-    return "\n\n".join(parts)
+    return _page(*parts)
 
 
 def _groups(command: argparse.ArgumentParser) -> Iterator[tuple[str, list[argparse.Action]]]:
@@ -141,54 +145,48 @@ def _linked(text: str) -> str:
 
 def suite_file() -> str:
     """Return the page of the suite file."""
-    return "\n\n".join(
-        [
-            "# Suite file",
-            "A YAML file that describes one suite of simulated galaxies, for `kinmass maps`. `kinmass check --draft "
-            "SNAPSHOT` writes one to start from; [map your own simulation](../howto/simulation.md) leads through it. "
-            "Unknown keys are refused.",
-            _keys(Suite),
-            f"`format` is one of {', '.join(f'`{name}`' for name in FORMATS)}.",
-            "What formats and catalogues hold, in which units, is in [from snapshots to maps](../generation.md#halo-"
-            "catalogues).",
-        ]
+    return _page(
+        "# Suite file",
+        "A YAML file that describes one suite of simulated galaxies, for `kinmass maps`. `kinmass check --draft "
+        "SNAPSHOT` writes one to start from; [map your own simulation](../howto/simulation.md) leads through it. "
+        "Unknown keys are refused.",
+        _keys(Suite),
+        f"`format` is one of {', '.join(f'`{name}`' for name in FORMATS)}.",
+        "What formats and catalogues hold, in which units, is in [from snapshots to maps](../generation.md#halo-"
+        "catalogues).",
     )
 
 
 def instrument_file() -> str:
     """Return the page of the instrument file, and of the instruments that come with the project."""
     ours = ", ".join(f"`{name}`" for name in INSTRUMENTS)
-    return "\n\n".join(
-        [
-            "# Instrument file",
-            "A YAML file that says how views are observed, for `kinmass fit --instrument` and `kinmass export "
-            "--instrument`. [Describe your own survey](../howto/survey.md) leads through it. Every key but `name` is "
-            "off where left out. What is a *number or range* may be `[low, high]`: every look at a view draws its own, "
-            "evenly in the logarithm where both ends are positive. A *look* is one time that training sees a view.",
-            _keys(Instrument, without=("stars", "gas")),
-            "## Each tracer",
-            "Under `stars:` and under `gas:`.",
-            _keys(TracerNoise),
-            "## Instruments that come with kinmass",
-            f"{ours}; their numbers and sources are in `gen/instruments/builtin.py`, and "
-            "[instruments](../explanation/instruments.md) says what they are.",
-        ]
+    return _page(
+        "# Instrument file",
+        "A YAML file that says how views are observed, for `kinmass fit --instrument` and `kinmass export "
+        "--instrument`. [Describe your own survey](../howto/survey.md) leads through it. Every key but `name` is "
+        "off where left out. What is a *number or range* may be `[low, high]`: every look at a view draws its own, "
+        "evenly in the logarithm where both ends are positive. A *look* is one time that training sees a view.",
+        _keys(Instrument, without=("stars", "gas")),
+        "## Each tracer",
+        "Under `stars:` and under `gas:`.",
+        _keys(TracerNoise),
+        "## Instruments that come with kinmass",
+        f"{ours}; their numbers and sources are in `gen/instruments/builtin.py`, and "
+        "[instruments](../explanation/instruments.md) says what they are.",
     )
 
 
 def galaxy_file() -> str:
     """Return the page of an observed galaxy's file."""
-    return "\n\n".join(
-        [
-            "# Galaxy file",
-            "A YAML file that describes an observed galaxy, for `kinmass predict`. [How to weigh a real galaxy]"
-            "(../howto/galaxy.md) leads through it. Errors are standard deviations.",
-            _keys(GalaxyFile),
-            "## Each tracer",
-            "Under `gas:` and under `stars:`. A map is `FILE`, `FILE[EXTENSION]` or `FILE[EXTENSION,PLANE]` of a cube, "
-            "as `manga.fits[EMLINE_GVEL,23]`, beside the YAML file.",
-            _keys(TracerFiles),
-        ]
+    return _page(
+        "# Galaxy file",
+        "A YAML file that describes an observed galaxy, for `kinmass predict`. [How to weigh a real galaxy]"
+        "(../howto/galaxy.md) leads through it. Errors are standard deviations.",
+        _keys(GalaxyFile),
+        "## Each tracer",
+        "Under `gas:` and under `stars:`. A map is `FILE`, `FILE[EXTENSION]` or `FILE[EXTENSION,PLANE]` of a cube, "
+        "as `manga.fits[EMLINE_GVEL,23]`, beside the YAML file.",
+        _keys(TracerFiles),
     )
 
 
@@ -281,42 +279,38 @@ def store() -> str:
         (f"`{name}`", ", ".join(array.dims), array.dtype, "" if array.units == "1" else array.units, array.meaning)
         for name, array in ARRAYS.items()
     ]
-    return "\n\n".join(
-        [
-            "# The map store",
-            "What `kinmass maps` writes: a Zarr store with a group for each suite. Open it with "
-            '`kinmass.open_store("maps.zarr")`, or with xarray alone:',
-            '```python\nimport xarray\n\nsuite = xarray.open_zarr("maps.zarr", group="my_suite", consolidated=False)\n'
-            'suite["maps"].sel(channel="gas_velocity")  # (galaxy, view, y, x) [km/s]\n```',
-            _table(("array", "dimensions", "type", "unit", "meaning"), rows),
-            "Beside them: `galaxy` and `lineage` (its name and that of its history), `catalogue_centre` "
-            "(kpc), and the names along `channel` and `component`. One galaxy is one chunk; chunks carry checksums. "
-            "While `kinmass maps` writes, and after it was killed, take galaxies of status 1: of others a chunk may be "
-            "half written, which Zarr says is a checksum that does not match. A "
-            "pixel of zero density is empty. A radius without any particle inside has mass 0 and no logarithm: "
-            "training and evaluation leave such views out and count them.",
-            "The group's attributes hold the settings (`config`), and who wrote when, with which command and version "
-            "(`runs`). `failures.jsonl` has a line for each galaxy that could not be mapped: suite, galaxy, reason.",
-        ]
+    return _page(
+        "# The map store",
+        "What `kinmass maps` writes: a Zarr store with a group for each suite. Open it with "
+        '`kinmass.open_store("maps.zarr")`, or with xarray alone:',
+        '```python\nimport xarray\n\nsuite = xarray.open_zarr("maps.zarr", group="my_suite", consolidated=False)\n'
+        'suite["maps"].sel(channel="gas_velocity")  # (galaxy, view, y, x) [km/s]\n```',
+        _table(("array", "dimensions", "type", "unit", "meaning"), rows),
+        "Beside them: `galaxy` and `lineage` (its name and that of its history), `catalogue_centre` "
+        "(kpc), and the names along `channel` and `component`. One galaxy is one chunk; chunks carry checksums. "
+        "While `kinmass maps` writes, and after it was killed, take galaxies of status 1: of others a chunk may be "
+        "half written, which Zarr says is a checksum that does not match. A "
+        "pixel of zero density is empty. A radius without any particle inside has mass 0 and no logarithm: "
+        "training and evaluation leave such views out and count them.",
+        "The group's attributes hold the settings (`config`), and who wrote when, with which command and version "
+        "(`runs`). `failures.jsonl` has a line for each galaxy that could not be mapped: suite, galaxy, reason.",
     )
 
 
 def columns() -> str:
     """Return the page of the tables' columns."""
-    return "\n\n".join(
-        [
-            "# Columns of the tables",
-            "`kinmass tables` writes these tables, as CSV and as Parquet, and `summary` as LaTeX too. The residual "
-            "of a view is d(x) = log10 M_pred(<x R_e) - log10 M_true(<x R_e), M_pred the posterior median. "
-            "[Tables and report](evaluation.md) says how to read them.",
-            _table(("table", "one row is"), [(f"`{name}`", text) for name, text in TABLES.items()]),
-            "Any measure may be followed by `_lo` and `_hi`: the ends of its 68 % interval, from a bootstrap over "
-            "lineages (a galaxy's history), never over views.",
-            _table(("column", "meaning"), [(f"`{name}`", text) for name, text in MEANINGS.items()]),
-        ]
+    return _page(
+        "# Columns of the tables",
+        "`kinmass tables` writes these tables, as CSV and as Parquet, and `summary` as LaTeX too. The residual "
+        "of a view is d(x) = log10 M_pred(<x R_e) - log10 M_true(<x R_e), M_pred the posterior median. "
+        "[Tables and report](evaluation.md) says how to read them.",
+        _table(("table", "one row is"), [(f"`{name}`", text) for name, text in TABLES.items()]),
+        "Any measure may be followed by `_lo` and `_hi`: the ends of its 68 % interval, from a bootstrap over "
+        "lineages (a galaxy's history), never over views.",
+        _table(("column", "meaning"), [(f"`{name}`", text) for name, text in MEANINGS.items()]),
     )
 
 
 def api(title: str, modules: list[str]) -> str:
     """Return a page of docstrings."""
-    return "\n\n".join([f"# API: {title[0].lower()}{title[1:]}", *(f"::: {module}" for module in modules)])
+    return _page(f"# API: {title[0].lower()}{title[1:]}", *(f"::: {module}" for module in modules))

@@ -1,5 +1,7 @@
 """Small mock suites, their map store, runs and tables, made once for all tests; real files where there are any."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +36,13 @@ MPIEXEC = Path(sys.executable).parent / "mpiexec"
 
 
 def command(*arguments: object, ranks: int = 1, check: bool = True, timeout: int = 250) -> subprocess.CompletedProcess:
-    """Run `python -m ...` in a process of its own, under mpiexec when ranks > 1. Raises AssertionError if it fails."""
-    words = [*map(str, arguments)]
+    """Run `python -m ...`, or `python -c ...`, in a process of its own, under mpiexec when ranks > 1.
+
+    Raises AssertionError if it fails.
+    """
+    words = [*(["-m"] if arguments[0] != "-c" else []), *map(str, arguments)]
     if ranks > 1:
-        line = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", *words]
+        line = [str(MPIEXEC), "-n", str(ranks), sys.executable, *words]
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     else:
         process = warm.Process(words)
@@ -48,6 +54,19 @@ def command(*arguments: object, ranks: int = 1, check: bool = True, timeout: int
     if check and done.returncode:
         raise AssertionError(f"{' '.join(done.args)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def called(stage: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
+    """Do in this process what `command` does in one of its own, which takes seconds to begin."""
+    out, err = io.StringIO(), io.StringIO()
+    words = [*map(str, arguments)]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = import_module(f"kinmass.{stage}.__main__").main(words)
+        except SystemExit as ended:  # of a parser
+            code = ended.code
+    assert not (check and code), f"{stage} {' '.join(words)} ended with {code}:\n{out.getvalue()}\n{err.getvalue()}"
+    return subprocess.CompletedProcess([stage, *words], code, out.getvalue(), err.getvalue())
 
 
 def until(condition: Callable[[], object], seconds: float = 200) -> None:
@@ -113,6 +132,12 @@ def map_store(mocks: Path, made_once: MadeOnce) -> Path:
     """The map store of `mocks`, made by one rank."""
     line = ("gen", "maps", *sorted(mocks.glob("*/*.yaml")), "--views", 2, "--pixels", 16)
     return made_once("store", lambda folder: command(*line, "--out", folder / "maps.zarr")) / "maps.zarr"
+
+
+@pytest.fixture
+def own_store(map_store: Path, tmp_path: Path) -> Path:
+    """A copy of `map_store` that a test may change."""
+    return Path(shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Processes of `python -m ...` that are forked from an interpreter with the libraries already imported.
+"""Processes of `python -m ...` or `-c ...` that are forked from an interpreter with the libraries already imported.
 
 Importing torch, yt and what torch's optimisers need takes most of the time of a fit of twenty steps. The project itself
 is imported anew by each process. Each is a process of its own: it has a process number, can be killed and may fail.
@@ -44,7 +44,7 @@ _FORKING.set_forkserver_preload(
 def _main(
     arguments: list[str], folder: str, env: dict[str, str], outputs: list[Path], limit: Callable[[], None] | None
 ) -> None:
-    """Do in a forked process what `python -m` does."""
+    """Do in a forked process what `python` does with these arguments, of which the first is -m or -c."""
     for number, path in enumerate(outputs, start=1):
         descriptor = os.open(path, os.O_WRONLY)
         os.dup2(descriptor, number)
@@ -57,17 +57,20 @@ def _main(
     forkserver._forkserver.ensure_running = resource_tracker.ensure_running
     if limit:
         limit()
-    sys.argv = arguments.copy()
-    sys.orig_argv = [sys.executable, "-m", *arguments]
+    sys.argv = arguments[1:] if arguments[0] == "-m" else ["-c", *arguments[2:]]
+    sys.orig_argv = [sys.executable, *arguments]
     sys.path[0] = folder
     try:
-        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        if arguments[0] == "-m":
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
     finally:
         atexit._run_exitfuncs()
 
 
 class Process:
-    """`python -m arguments` in the project's folder, with the part of subprocess.Popen's interface that tests use.
+    """`python arguments` in the project's folder, with the part of subprocess.Popen's interface that tests use.
 
     limit: a function called in the process before anything else; it must be picklable.
     """
@@ -75,7 +78,7 @@ class Process:
     def __init__(
         self, arguments: list[str], env: dict[str, str] | None = None, limit: Callable[[], None] | None = None
     ) -> None:
-        self.args = [sys.executable, "-m", *arguments]
+        self.args = [sys.executable, *arguments]
         self._outputs = []
         for _ in range(2):
             number, path = tempfile.mkstemp()

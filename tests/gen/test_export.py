@@ -1,7 +1,6 @@
 """FITS export, read back with astropy: masses, axes, orientation, units."""
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import QTable
 from astropy.wcs import WCS
-from conftest import LOCKS, command
+from conftest import called
 
 from kinmass.gen.export import export, file_name
 from kinmass.gen.instruments.builtin import INSTRUMENTS, instrument
@@ -37,17 +36,15 @@ def disc() -> Galaxy:
 
 
 @pytest.fixture
-def disc_store(map_store: Path, tmp_path: Path) -> tuple[Path, str]:
+def disc_store(own_store: Path) -> tuple[Path, str]:
     """A store whose first galaxy's first view is the disc seen edge-on, the observer at +z; and its name."""
-    out = tmp_path / "maps.zarr"
-    shutil.copytree(map_store, out, ignore=LOCKS)
-    group = store.open_suite(out, "quiet")
+    group = store.open_suite(own_store, "quiet")
     turn = np.diag([1.0, 1.0, -1.0])
     group["sightline"][0, 0] = turn
     group["half_mass_radius"][0, 0] = R_E
     group["pixel_scale"][0, 0] = 6 * R_E / PIXELS
     group["maps"][0, 0] = views(disc(), turn[None], [3 * R_E], PIXELS)[0].astype(np.float32)
-    return out, str(group["galaxy"][0])
+    return own_store, str(group["galaxy"][0])
 
 
 def verified(path: Path) -> fits.HDUList:
@@ -154,7 +151,7 @@ def test_through_an_instrument_it_is_what_evaluation_sees(name, map_store, tmp_p
     if name != "ifu":
         return
     fine = hdus[0].header["PIXKPC"]
-    output = command(
+    output = called(
         "gen", "export", map_store, "--suite", "middle", "--galaxy", galaxy, "--view", 1, "--out", tmp_path / "c",
         "--instrument", file,
     ).stdout  # fmt: skip
@@ -217,12 +214,10 @@ def test_what_is_known_of_beam_and_errors_goes_with_the_maps(map_store, tmp_path
     assert not [hdu for hdu in verified(export(map_store, "middle", galaxy, tmp_path, 1)[0]) if "ERROR" in hdu.name]
 
 
-def test_names_of_any_length_and_letters(map_store, tmp_path):
-    out, galaxy = tmp_path / "maps.zarr", "Fornax/" + "snapshot_" * 12 + "ü:\t7"
-    shutil.copytree(map_store, out, ignore=LOCKS)
-    names = store.open_suite(out, "quiet")["galaxy"]
+def test_names_of_any_length_and_letters(own_store, tmp_path):
+    names, galaxy = store.open_suite(own_store, "quiet")["galaxy"], "Fornax/" + "snapshot_" * 12 + "ü:\t7"
     names[:] = np.array([galaxy, *names[:][1:]], dtype=np.dtypes.StringDType())
-    file = export(out, "quiet", galaxy, tmp_path / "fits", 0)[0]
+    file = export(own_store, "quiet", galaxy, tmp_path / "fits", 0)[0]
     assert verified(file)[0].header["OBJECT"] == galaxy.replace("ü", "\\xfc").replace("\t", "\\t")
     assert file.parent == tmp_path / "fits"
 
@@ -260,36 +255,31 @@ def test_what_cannot_be_exported_is_said(options, words, map_store, tmp_path, ca
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_a_galaxy_without_maps_is_refused(map_store, tmp_path):
-    out = tmp_path / "maps.zarr"
-    shutil.copytree(map_store, out, ignore=LOCKS)
-    group = store.open_suite(out, "quiet")
+def test_a_galaxy_without_maps_is_refused(own_store, tmp_path):
+    group = store.open_suite(own_store, "quiet")
     group["status"][2] = store.FAILED
     with pytest.raises(store.StoreError, match="has no maps"):
-        export(out, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
+        export(own_store, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
 
 
 @pytest.mark.parametrize("name", ["maps", "half_mass_radius", "sightline", "pixel_scale", "radius", "mass", "status"])
-def test_a_galaxy_of_which_a_file_is_missing_or_damaged_is_not_exported(map_store, tmp_path, name):
-    out = tmp_path / "maps.zarr"
-    shutil.copytree(map_store, out, ignore=LOCKS)
-    group = store.open_suite(out, "quiet")
+def test_a_galaxy_of_which_a_file_is_missing_or_damaged_is_not_exported(own_store, tmp_path, name):
+    group = store.open_suite(own_store, "quiet")
     file = chunk_file(group[name], (2, *(0,) * (group[name].ndim - 1)))
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(store.StoreError, match=f"{name} of galaxy .* cannot be read"):
-        export(out, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
+        export(own_store, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
     file.unlink()
     with pytest.raises(store.StoreError, match="was never written, or deleted" if name != "status" else "has no maps"):
-        export(out, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
+        export(own_store, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
     assert not list(tmp_path.glob("fits/*"))
 
 
-def test_an_export_of_something_else_is_never_written_over(map_store, tmp_path, capsys):
+def test_an_export_of_something_else_is_never_written_over(map_store, own_store, tmp_path, capsys):
     """Galaxies of two stores have the same names, and so have views through two instruments."""
     from kinmass.gen.__main__ import main
 
-    other, out = tmp_path / "other" / "maps.zarr", tmp_path / "fits"
-    shutil.copytree(map_store, other, ignore=LOCKS)
+    out, here = tmp_path / "fits", map_store.resolve()
     galaxy = str(store.open_suite(map_store, "quiet")["galaxy"][0])
 
     def exported(path: Path, *options: str) -> int:
@@ -300,7 +290,7 @@ def test_an_export_of_something_else_is_never_written_over(map_store, tmp_path, 
     files = {path: path.read_bytes() for path in out.iterdir()}
     assert len(files) == 2
     for line, words in (
-        ((other,), f"view0.fits is there already, of the store {map_store.resolve()}; give another folder as --out"),
+        ((own_store,), f"view0.fits is there already, of the store {here}; give another folder as --out"),
         ((map_store, "--instrument", "ifu"), "of another instrument or place on the sky"),
         ((map_store, "--distance-mpc", "10"), "of another instrument or place on the sky"),
     ):

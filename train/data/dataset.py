@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,13 +64,14 @@ class Views:
 
     def __getitem__(self, rows: np.ndarray | Sequence[int] | slice | int) -> "Views":
         # By numpy, which refuses a list of True and False that is not as long as the views.
-        indices = torch.from_numpy(np.atleast_1d(np.arange(len(self))[rows]))
-        return Views(
-            self.maps[indices], self.half_mass_radius_kpc[indices], self.log10_menc[indices],
-            self.galaxy[indices.numpy()], self.view[indices.numpy()],
-            self.suite[indices.numpy()], self.lineage[indices.numpy()],
-            self.field_of_view_re,
-        )  # fmt: skip
+        indices = np.atleast_1d(np.arange(len(self))[rows])
+        of_tensors = torch.from_numpy(indices)
+        columns = self.columns().items()
+        return replace(self, **{n: x[of_tensors if isinstance(x, torch.Tensor) else indices] for n, x in columns})
+
+    def columns(self) -> dict[str, Any]:
+        """Return the arrays and tensors (N, ...) by their names."""
+        return {name: column for name, column in vars(self).items() if name != "field_of_view_re"}
 
     def names(self) -> list[tuple[str, int]]:
         """Return (suite/galaxy, view) of every view; random numbers depend on these names."""
@@ -156,16 +158,11 @@ def concatenate(parts: list[Views]) -> Views:
                 f"suites {first.suite[0]} and {views.suite[0]} have maps of different size; "
                 "map them with the same settings"
             )
-    return Views(
-        torch.cat([views.maps for views in parts]),
-        torch.cat([views.half_mass_radius_kpc for views in parts]),
-        torch.cat([views.log10_menc for views in parts]),
-        np.concatenate([views.galaxy for views in parts]),
-        np.concatenate([views.view for views in parts]),
-        np.concatenate([views.suite for views in parts]),
-        np.concatenate([views.lineage for views in parts]),
-        first.field_of_view_re,
-    )
+    joined: dict[str, Any] = {}
+    for name, column in first.columns().items():
+        of_parts = [getattr(views, name) for views in parts]
+        joined[name] = torch.cat(of_parts) if isinstance(column, torch.Tensor) else np.concatenate(of_parts)
+    return replace(first, **joined)
 
 
 #: Why a view is left out: the first reason that holds counts. Number 0 stands for a view that is not left out.

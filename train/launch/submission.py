@@ -31,7 +31,7 @@ from kinmass.train.launch.status import (
     write_launched,
 )
 from kinmass.train.loop.begun import check, settings_by_name
-from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
+from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit, without_each_suite
 from kinmass.train.run.checkpoint import FREE_SETTINGS, member_folders
 from kinmass.train.run.derived import digest_of_json
@@ -77,23 +77,15 @@ def plan_runs(
 
 
 def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
-    """Raise LaunchError, StoreError or RunError for what cannot work; return warnings of what may not work.
+    """Raise ValueError, such as LaunchError, for what cannot work; return warnings of what may not work.
 
     Also those of runs that stay as they are though their store has changed.
     """
     remarks = []
     for run in runs:
-        if run.config.batch % resources.world:  # Nil where the batch is chosen for them.
-            raise LaunchError(
-                f"{resources.nodes} nodes x {resources.processes} processes cannot share a batch of "
-                f"{run.config.batch} views evenly; take a multiple of {resources.world} as --batch"
-            )
-        if run.config.norm == "batch" and resources.world > 1:
-            raise LaunchError(
-                "--norm batch normalises over the views of one process only; with several processes take --norm group"
-            )
-        if run.config.compile and not resources.gpus and resources.cluster != "debug":
-            raise LaunchError(NO_COMPILE_ON_CPUS)
+        processes = f"{resources.nodes} nodes x {resources.processes} processes"
+        has_gpus = bool(resources.gpus) or resources.cluster == "debug"  # which asks for none and takes what is here
+        run.config.refuse_processes(resources.world, has_gpus, processes)
         remarks.append(check(run.config, run.folder, filled=resources.after is None))
     warnings = [remark for remark in remarks if remark]
     if resources.cluster != "slurm":
@@ -157,7 +149,7 @@ def _refuse_another(run: Run, job: LaunchedJob, state: State) -> None:
 def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool = False) -> int:
     """Start every run that is neither finished nor under way, print what was done, and return the exit code 0.
 
-    Raises LaunchError or RunError, before anything is queued, with what cannot work.
+    Raises ValueError, such as LaunchError or RunError, before anything is queued, with what cannot work.
     """
     if resources.cluster == "slurm" and not dry_run:
         refuse_without_slurm()

@@ -12,8 +12,6 @@ if TYPE_CHECKING:  # These import torch, which a command's --help does not need.
 
 #: Seeds are below this: the numbers that `train.loop.fitter` makes from a seed and a step have to be below 2^64.
 SEED_LIMIT = 2**28
-#: Why `--compile` is refused without a GPU (seen on torch 2.13: gradients of zuko's NSF were wrong by 10 %).
-NO_COMPILE_ON_CPUS = "--compile is for GPUs alone: on processors torch's compiler gives wrong gradients; leave it out"
 #: With fewer views of a batch than this, the host that starts a GPU's work sets the pace of a step, not the GPU.
 VIEWS_FOR_A_GPU = 256
 PRECISIONS = ("auto", "float32", "bf16", "float64")
@@ -154,6 +152,25 @@ class FitConfig:
         families = [tuple(family.split("+")) for family in self.families]
         named = {suite for family in families for suite in family}
         return families + [(suite,) for suite in self.suites if suite not in named]
+
+    def refuse_processes(self, processes: int, has_gpus: bool, words: str = "") -> None:
+        """Raise ValueError where so many processes, with or without GPUs, cannot train with these settings.
+
+        words: the processes in words, where these say more than their number.
+        """
+        if self.batch % processes:  # Nil where the batch is chosen for them.
+            raise ValueError(
+                f"{words or f'{processes} processes'} cannot share a batch of {self.batch} views evenly; take "
+                f"a multiple of {processes} as --batch or, for a run that was begun, processes whose number divides it"
+            )
+        if self.norm == "batch" and processes > 1:
+            raise ValueError(
+                "--norm batch normalises over the views of one process only; with several processes take --norm group"
+            )
+        if self.compile and not has_gpus:  # Seen on torch 2.13: gradients of zuko's NSF were wrong by 10 %.
+            raise ValueError(
+                "--compile is for GPUs alone: on processors torch's compiler gives wrong gradients; leave it out"
+            )
 
     @classmethod
     def from_options(

@@ -23,7 +23,7 @@ from kinmass.train.loop.begun import Start, read_start, settings_by_name, with_b
 from kinmass.train.loop.config import VIEWS_FOR_A_GPU, FitConfig
 from kinmass.train.loop.fitter import Fitter, NonFinite
 from kinmass.train.loop.monitor import Monitor
-from kinmass.train.loop.prepare import prepare, refuse_processes
+from kinmass.train.loop.prepare import prepare
 from kinmass.train.loop.rounds import Saver, train_until_done
 from kinmass.train.run.calibration import calibrate_all
 from kinmass.train.run.checkpoint import (
@@ -174,7 +174,7 @@ def _fit(
     opened: contextlib.ExitStack,
 ) -> RunRecord:
     """Do what `fit` does, without the calibration; `opened` closes what has threads, also after an error."""
-    refuse_processes(config, device)
+    config.refuse_processes(ddp.world_size(), device.type == "cuda")
     is_first_rank = ddp.rank() == 0
 
     def say(text: str) -> None:

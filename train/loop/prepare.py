@@ -10,7 +10,7 @@ from kinmass.gen.words import counted
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE
-from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
+from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.run.checkpoint import RunError, load
@@ -18,22 +18,6 @@ from kinmass.train.run.intervals import LEVELS
 from kinmass.train.run.out_of_distribution import FEWEST_DISTANCES
 from kinmass.train.run.records import Seen
 from kinmass.train.run.trained_on import seen_by_all, seen_of, split_otherwise
-
-
-def refuse_processes(config: FitConfig, device: torch.device) -> None:
-    """Raise ValueError where these settings cannot be trained with on so many processes, or on this device."""
-    if config.batch % ddp.world_size():
-        raise ValueError(
-            f"{ddp.world_size()} processes cannot share a batch of {config.batch} views evenly; take a multiple of "
-            f"{ddp.world_size()} as --batch or, for a run that was begun, a number of processes that divides it"
-        )
-    if config.norm == "batch" and ddp.world_size() > 1:
-        raise ValueError(
-            "--norm batch normalises over the views of one process only; with several processes take --norm group"
-        )
-    if config.compile and device.type != "cuda":
-        raise ValueError(NO_COMPILE_ON_CPUS)
-
 
 #: With fewer lineages to validate on, the user is told how well they can set the widths of posteriors.
 FEW_LINEAGES = 20

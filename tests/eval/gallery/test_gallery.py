@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
-from conftest import KEPT, LOCKS, ROOT, SUITES, command
+from conftest import KEPT, ROOT, SUITES, called
 
 import kinmass
 from kinmass.eval.gallery import figure
@@ -38,12 +38,6 @@ from kinmass.train.run.checkpoint import write_json
 from kinmass.train.run.intervals import SHARES
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-
-@pytest.fixture
-def own_store(map_store: Path, tmp_path: Path) -> Path:
-    """A copy of the store to damage."""
-    return Path(shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS))
 
 
 def of_name(runs: list[Path], *names: str) -> list[Path]:
@@ -449,12 +443,12 @@ def test_show_draws_a_galaxy_by_its_name(map_store, runs, tmp_path):
         find(map_store, name[:-2])
     out = tmp_path / "a" / "picture.png"
     line = ("eval", "show", map_store, name, "--instrument", "ifu", "--runs", *of_name(runs, "gas", "middle"))
-    done = command(*line, "--out", out)
+    done = called(*line, "--out", out)
     assert "rms error" in done.stdout
     assert "not trained on this suite" in done.stdout  # the run `middle`
     assert out.read_bytes().startswith(b"\x89PNG")
-    assert re.findall(r"(\w+): 12 galaxies \(12 mapped", command("eval", "show", map_store).stdout) == sorted(SUITES)
-    done = command("eval", "show", tmp_path, name, check=False)
+    assert re.findall(r"(\w+): 12 galaxies \(12 mapped", called("eval", "show", map_store).stdout) == sorted(SUITES)
+    done = called("eval", "show", tmp_path, name, check=False)
     assert (done.returncode, "is no map store" in done.stderr) == (2, True)
 
 

@@ -30,7 +30,7 @@ def kill_at(number: int) -> None:
 
 
 def killed(words: list[object], number: int) -> None:
-    process = warm.Process([*map(str, words)], limit=functools.partial(kill_at, number))
+    process = warm.Process(["-m", *map(str, words)], limit=functools.partial(kill_at, number))
     process.communicate(200)
     assert process.returncode == -signal.SIGKILL
 

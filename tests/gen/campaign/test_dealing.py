@@ -1,14 +1,12 @@
 """Who works on what: every item once, a snapshot's galaxies together, like work for nodes, readers within a cap."""
 
 import itertools
-import subprocess
-import sys
-import textwrap
+import json
 import threading
 
 import numpy as np
 import pytest
-from conftest import MPIEXEC, ROOT
+from conftest import command
 
 from kinmass.gen.campaign.dealing import Shelf, deal
 
@@ -95,17 +93,20 @@ def test_ranks_that_take_at_the_same_time_take_every_item_once():
     assert sorted(itertools.chain(*taken)) == list(range(1000))
 
 
+#: Shares items out, twice for each case: items, ranks to a node, readers at most, whether the first node is slow.
 SHARED = """
-import sys, time
+import json, sys, time
+import mpi4py
+folder, threads, works, cases = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
+mpi4py.rc.thread_level = threads
 from pathlib import Path
 from kinmass.gen.campaign import parallel
 
-folder, n, per_node, readers, slow, works = Path(sys.argv[1]), *map(int, sys.argv[2:])
-results, mine = {{}}, []
+folder, results, mine = Path(folder), {}, []
 
 def work(item, reading):
     with reading():
-        mark = folder / f"{{parallel.rank()}}"
+        mark = folder / f"{parallel.rank()}"
         mark.touch()
         assert not readers or len(list(folder.iterdir())) <= readers, "too many readers"
         time.sleep(0.002)
@@ -114,50 +115,42 @@ def work(item, reading):
     mine.append(item)
     return item * item
 
-for _ in range(2):
+for n, per_node, readers, slow in [case for case in cases for _ in range(2)]:
     results.clear()
     mine.clear()
-    parallel.share_out(range(n), work, lambda item, result: results.update({{item: result}}), readers,
+    parallel.share_out(range(n), work, lambda item, result: results.update({item: result}), readers,
                        [i % 7 for i in range(n)], ranks_per_node=per_node, rank_0_works=bool(works))
     counts = parallel.gather(len(mine))
     if parallel.rank() == 0:
-        assert results == {{i: i * i for i in range(n)}}, results
+        assert results == {i: i * i for i in range(n)}, results
         print(*counts)
 """
 
 
-def shared_out(folder, n, ranks, per_node, readers=0, slow=0, threads="multiple", works=True):
-    """Share n items out over ranks of so many to a node, twice; how many each rank has worked on."""
-    (folder / "marks").mkdir()
-    head = f"import mpi4py\nmpi4py.rc.thread_level = {threads!r}\n"
-    script = head + textwrap.dedent(SHARED).replace("{{", "{").replace("}}", "}")
-    command = [MPIEXEC, "-n", ranks, sys.executable, "-c", script, folder / "marks", n, per_node, readers, slow]
-    command.append(int(works))
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+def shared_out(folder, *cases, threads="multiple", works=True):
+    """Share items out over four ranks; how many each rank has worked on, twice for each of the cases of SHARED."""
+    done = command("-c", SHARED, folder, threads, int(works), json.dumps(cases), ranks=4)
     counts = [[int(count) for count in line.split()] for line in done.stdout.splitlines()]
-    assert [len(of_ranks) for of_ranks in counts] == [ranks, ranks]
+    assert [len(of_ranks) for of_ranks in counts] == [4] * 2 * len(cases)
     return counts
 
 
 @pytest.mark.parametrize(("threads", "works"), [("multiple", True), ("multiple", False), ("funneled", True)])
-@pytest.mark.parametrize(("per_node", "readers"), [(0, 0), (0, 1), (2, 2), (2, 1), (1, 0)])
-def test_ranks_of_several_nodes_do_every_item_once_within_the_readers_cap(tmp_path, per_node, readers, threads, works):
-    for counts in shared_out(tmp_path, 40, 4, per_node, readers, threads=threads, works=works):
+def test_ranks_of_several_nodes_do_every_item_once_within_the_readers_cap(tmp_path, threads, works):
+    caps = ((0, 0), (0, 1), (2, 2), (2, 1), (1, 0))  # ranks to a node, and readers
+    for counts in shared_out(tmp_path, *((40, *cap, 0) for cap in caps), threads=threads, works=works):
         assert sum(counts) == 40
         assert (counts[0] > 0) == (threads == "multiple" and works)  # with one thread rank 0 only serves
 
 
 def test_a_node_that_runs_dry_takes_over_from_a_slower_one(tmp_path):
-    for counts in shared_out(tmp_path, 60, 4, 2, slow=1):
+    for counts in shared_out(tmp_path, (60, 2, 0, 1)):
         assert sum(counts[2:]) > 40, counts  # 30 were dealt to each node
 
 
 def test_no_item_and_fewer_items_than_ranks(tmp_path):
-    for n in (0, 1, 3):
-        (tmp_path / str(n)).mkdir()
-        for counts in shared_out(tmp_path / str(n), n, 4, 2):
-            assert sum(counts) == n
+    counts = shared_out(tmp_path, *((n, 2, 0, 0) for n in (0, 1, 3)))
+    assert [sum(of_ranks) for of_ranks in counts] == [0, 0, 1, 1, 3, 3]
 
 
 LATE = """
@@ -178,7 +171,4 @@ if parallel.rank() == 0:
 
 def test_what_is_done_is_reported_before_what_takes_long():
     """Two ranks, a slow item for each at the end: what both have done before is with rank 0 while they work on it."""
-    command = [MPIEXEC, "-n", 2, sys.executable, "-c", LATE]
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) > 0.5
+    assert float(command("-c", LATE, ranks=2).stdout) > 0.5

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 import pytest
-from conftest import MPIEXEC, ROOT, command, tree
+from conftest import MPIEXEC, ROOT, called, command, tree
 from zarr.core.buffer import Buffer
 
 from kinmass.gen.__main__ import main
@@ -63,7 +63,7 @@ def write_box(folder: Path, name: str = "snap.hdf5", galaxies: int = 1, **n: int
 def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite of thirty galaxies, and the unbroken store of it as maps.zarr beside it."""
     suite = write_box(tmp_path_factory.mktemp("box"), galaxies=30)
-    command("gen", "maps", suite, "--out", suite.parent / "maps.zarr", *SMALL)
+    called("gen", "maps", suite, "--out", suite.parent / "maps.zarr", *SMALL)
     return suite
 
 
@@ -195,7 +195,7 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
     assert [tasks[0].index for tasks in suspects] == [1]
     # Killed again before it came to the suspect: it is remembered.
     assert [tasks[0].index for tasks in schedule(planned, out).suspects] == [1]
-    command("gen", "maps", box, "--out", out, *SMALL)
+    called("gen", "maps", box, "--out", out, *SMALL)
     assert tree(out) == tree(box.parent / "maps.zarr")
 
 
@@ -299,7 +299,7 @@ def test_a_full_disk_is_a_sentence_and_corrupts_nothing(box, tmp_path):
         assert "no room left to write" in full.stderr
         assert "Traceback" not in full.stderr
         subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
-        command("gen", "maps", box, "--out", small / "maps.zarr", *SMALL)
+        called("gen", "maps", box, "--out", small / "maps.zarr", *SMALL)
         assert tree(small / "maps.zarr") == tree(box.parent / "maps.zarr")
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -315,7 +315,7 @@ from kinmass.gen.__main__ import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "--pixels", "64"]))
 """
-    done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=250)
+    done = command("-c", line, check=False)
     assert done.returncode == 2, done.stderr
     assert "no room left to write" in done.stderr
     assert "Traceback" not in done.stderr
@@ -503,10 +503,7 @@ def broken(*_): raise ValueError("operands could not be broadcast")
 writer.Writer.write = broken
 sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "--views", "2", "--pixels", "16"]))
 """
-    launcher = [str(MPIEXEC), "-n", str(ranks)] if ranks > 1 else []
-    done = subprocess.run(
-        [*launcher, sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=250
-    )
+    done = command("-c", line, ranks=ranks, check=False)
     assert done.returncode == 1
     assert "ValueError: operands could not be broadcast" in done.stderr
     assert "in broken" in done.stderr
@@ -718,9 +715,7 @@ def test_ranks_that_share_the_search_for_a_boxs_blocks_write_the_same_bytes(tmp_
     (tmp_path / "crowd" / "centres.csv").write_text("".join(["id,x,y,z,r200\n", *rows]))
     outs = {ranks: tmp_path / f"{ranks}.zarr" for ranks in (1, 3)}
     for ranks, dies in ((3, "1"), (3, ""), (1, "")):
-        launcher = [MPIEXEC, "-n", ranks] if ranks > 1 else []
-        line = [*map(str, [*launcher, sys.executable, "-c", IN_PARTS, suite, outs[ranks], dies])]
-        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=250)
+        done = command("-c", IN_PARTS, suite, outs[ranks], dies, ranks=ranks, check=False)
         assert (done.returncode == 0) == (dies == ""), done.stderr
         if dies:
             assert not (outs[ranks] / ".indexes").exists()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import command, tree
+from conftest import called, tree
 from test_faults import SMALL, write_box
 
 from kinmass.gen.campaign.foretell import Load, foretell, probe, told
@@ -65,9 +65,9 @@ def test_a_probe_times_galaxies_and_leaves_the_store_as_it_was(tmp_path, per_sha
 
 def test_plan_foretells_from_the_command_line(tmp_path):
     suite, out = write_box(tmp_path / "box", galaxies=3), tmp_path / "maps.zarr"
-    said = command("gen", "maps", suite, "--out", out, *SMALL, "--plan", "--ranks", 3).stdout
+    said = called("gen", "maps", suite, "--out", out, *SMALL, "--plan", "--ranks", 3).stdout
     assert "room for 3 galaxies, 0 of them done" in said
     assert [line.split()[0] for line in said.splitlines()[2:5]] == ["1", "2", "3"]
-    command("gen", "maps", suite, "--out", out, *SMALL)
-    said = command("gen", "maps", suite, "--out", out, *SMALL, "--plan", "--ranks", 3).stdout
+    called("gen", "maps", suite, "--out", out, *SMALL)
+    said = called("gen", "maps", suite, "--out", out, *SMALL, "--plan", "--ranks", 3).stdout
     assert "nothing is left to map" in said

@@ -13,7 +13,7 @@ import h5py
 import layouts
 import numpy as np
 import pytest
-from conftest import command
+from conftest import called
 from test_faults import SMALL, write_box
 
 from kinmass.gen.campaign import doubles
@@ -77,7 +77,7 @@ def test_ranks_get_the_galaxies_that_were_planned():
 @pytest.mark.parametrize("shard", [1, 4])
 def test_statuses_that_are_read_by_files_are_those_of_zarr(tmp_path, shard):
     box, out = write_box(tmp_path / "box", galaxies=6), tmp_path / "maps.zarr"
-    command("gen", "maps", box, "--out", out, *SMALL, "--galaxies-per-shard", shard)
+    called("gen", "maps", box, "--out", out, *SMALL, "--galaxies-per-shard", shard)
     group = store.open_suite(out, "box")
     written = galaxy_reader.written_chunks(group)
     assert written == list(range(-(-6 // shard)))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT, command
+from conftest import ROOT, called, command
 
 from kinmass.eval.classical.estimators import ESTIMATORS
 from kinmass.eval.tables.predict import predict
@@ -317,12 +317,12 @@ def test_a_run_keeps_its_instrument_whole(map_store, tmp_path):
     file, run = written(tmp_path / "s.yaml"), tmp_path / "run"
     options = [x for k, v in SMALL.items() for x in (f"--{k.replace('_', '-')}", v)]
     line = ("train", "fit", "--store", map_store, "--tracer", "both", "--out", run, "--instrument", file, *options)
-    assert "through my_survey (6 x 6 pixels over 4.5 R_e)" in command(*line).stderr
+    assert "through my_survey (6 x 6 pixels over 4.5 R_e)" in called(*line).stderr
     config = read_config(run)
     assert instrument_of(run) == Instrument(**GOOD)
     assert (config["fit"]["instrument"], config["model"]["pixels"]) == ("my_survey", 6)
     written(file, rebin=1)
-    refused = command(*line, check=False)
+    refused = called(*line, check=False)
     assert refused.returncode == 2
     assert "other settings: the instrument of that name" in refused.stderr
     file.unlink()
@@ -345,7 +345,7 @@ def test_two_instruments_of_one_name_do_not_share_a_table(map_store, tmp_path):
             tmp_path / name,
             quiet=True,
         )
-    done = command(
+    done = called(
         "eval", "tables", tmp_path / "a", tmp_path / "b", "--store", map_store, "--out", tmp_path / "out", check=False
     )
     assert done.returncode == 2

@@ -5,7 +5,7 @@ import re
 import matplotlib
 import numpy as np
 import pytest
-from conftest import command
+from conftest import called
 
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.look.picture import DEEPEST_DEX, QUANTITIES, colour_limits, coloured, shown, tile
@@ -92,10 +92,10 @@ def test_the_command_writes_pictures_and_says_what_cannot_be_mapped(mocks, tmp_p
     assert strict != text
     (tmp_path / "small.yaml").write_text(f"{strict}\nroot: {mocks / 'quiet'}\n".replace("name: quiet", "name: small"))
     out = tmp_path / "pictures"
-    done = command("gen", "maps", tmp_path / "good.yaml", "--preview", "--galaxy", "snap_000:0", "--out", out)
+    done = called("gen", "maps", tmp_path / "good.yaml", "--preview", "--galaxy", "snap_000:0", "--out", out)
     assert done.stdout.split() == [str(out / "quiet.snap_000%3A0.png")]
     assert (out / "quiet.snap_000%3A0.png").read_bytes().startswith(b"\x89PNG")
-    done = command("gen", "maps", tmp_path / "small.yaml", "--preview", "--out", out, check=False)
+    done = called("gen", "maps", tmp_path / "small.yaml", "--preview", "--out", out, check=False)
     assert done.returncode == 3
     assert "aperture" in done.stderr
     assert [path.name for path in out.iterdir()] == ["quiet.snap_000%3A0.png"]
@@ -115,5 +115,5 @@ def test_names_that_are_not_there_and_options_that_do_not_go_together(mocks, map
         (["--galaxies", "4", "--out", "b"], "--galaxies"),  # not a short form of --galaxies-per-shard
         (["--dry-run", "--repair", "--out", map_store], "--repair changes a store, and does nothing with"),
     ):
-        done = command("gen", "maps", path, *words, check=False)
+        done = called("gen", "maps", path, *words, check=False)
         assert (done.returncode, sentence in done.stderr) == (2, True), done.stderr

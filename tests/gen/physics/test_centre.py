@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.table import Table
-from conftest import command
+from conftest import called
 
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.centre import FARTHEST_RE, deepest_point, offset_re
@@ -112,7 +112,7 @@ def test_a_catalogue_that_is_off_is_refused_galaxy_by_galaxy(mocks, tmp_path):
     rows = Table.read(table)
     rows["x"] += 15.0
     rows.write(table, overwrite=True)
-    done = command("gen", "maps", tmp_path / "middle.yaml", "--out", tmp_path / "maps.zarr", "--views", 1, check=False)
+    done = called("gen", "maps", tmp_path / "middle.yaml", "--out", tmp_path / "maps.zarr", "--views", 1, check=False)
     assert (done.returncode, "2 galaxies done, 1 failed" in done.stdout) == (3, True)
     (line,) = (tmp_path / "maps.zarr" / "failures.jsonl").read_text().splitlines()
     assert "middle_00001" in line

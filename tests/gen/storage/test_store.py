@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from conftest import LOCKS, tree
+from conftest import tree
 
 from kinmass.gen.campaign import failures
 from kinmass.gen.campaign.record import Settings
@@ -608,26 +608,26 @@ def test_a_suite_is_no_store(map_store):
         store.suites(map_store / "quiet")
 
 
-def test_a_suite_under_another_name_is_refused(map_store, tmp_path):
+def test_a_suite_under_another_name_is_refused(own_store):
     """Renamed or copied, it would count as a simulation that no network has seen."""
-    path = tmp_path / "maps.zarr"
-    shutil.copytree(map_store, path, ignore=LOCKS)
-    (path / "quiet").rename(path / "calm")
-    for read in (lambda: store.open_suite(path, "calm"), lambda: store.without_dark_matter(path, store.suites(path))):
+    (own_store / "quiet").rename(own_store / "calm")
+    for read in (
+        lambda: store.open_suite(own_store, "calm"),
+        lambda: store.without_dark_matter(own_store, store.suites(own_store)),
+    ):
         with pytest.raises(
             store.StoreError, match=r"maps\.zarr/calm is the suite quiet under another name.* rename the"
         ):
             read()
-    shutil.copytree(path / "calm", path / "quiet")
-    assert store.open_suite(path, "quiet")
+    shutil.copytree(own_store / "calm", own_store / "quiet")
+    assert store.open_suite(own_store, "quiet")
 
 
 @pytest.mark.parametrize("place", ["maps.zarr/quiet", "file"])
-def test_no_store_is_made_where_there_is_none_to_be(map_store, mocks, tmp_path, capsys, place):
+def test_no_store_is_made_where_there_is_none_to_be(own_store, mocks, tmp_path, capsys, place):
     """A store inside one of a store's suites was made, and then refused; its arrays stayed there."""
     from kinmass.gen.__main__ import main
 
-    shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
     (tmp_path / "file").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     assert main(["maps", str(mocks / "quiet" / "quiet.yaml"), "--out", str(tmp_path / place)]) == 2
@@ -645,22 +645,20 @@ def test_no_store_is_made_where_there_is_none_to_be(map_store, mocks, tmp_path, 
         ("lineage/c/0", None),
     ],
 )
-def test_a_damaged_file_that_a_suite_depends_on_is_named(map_store, mocks, tmp_path, capsys, name, content):
+def test_a_damaged_file_that_a_suite_depends_on_is_named(own_store, mocks, capsys, name, content):
     from kinmass.gen.__main__ import main
 
-    path = tmp_path / "maps.zarr"
-    shutil.copytree(map_store, path, ignore=LOCKS)
-    (path / "quiet" / name).unlink() if content is None else (path / "quiet" / name).write_bytes(content)
+    (own_store / "quiet" / name).unlink() if content is None else (own_store / "quiet" / name).write_bytes(content)
     for read in (
-        lambda: store.read_labels(store.open_suite(path, "quiet"), name.split("/")[0]),
-        lambda: store_identity(path, ["quiet"]),
-        lambda: read_views(path, "quiet"),
+        lambda: store.read_labels(store.open_suite(own_store, "quiet"), name.split("/")[0]),
+        lambda: store_identity(own_store, ["quiet"]),
+        lambda: read_views(own_store, "quiet"),
     ):
         with pytest.raises(
             store.StoreError, match=r"maps\.zarr/quiet.*(is damaged|lacks|schema version None)"
         ) as error:
             read()
         assert len(str(error.value).splitlines()) == 1
-    line = ["maps", mocks / "quiet" / "quiet.yaml", "--views", 2, "--pixels", 16, "--out", path]
+    line = ["maps", mocks / "quiet" / "quiet.yaml", "--views", 2, "--pixels", 16, "--out", own_store]
     assert main([*map(str, line)]) == 2
     assert "maps.zarr/quiet" in capsys.readouterr().err.splitlines()[-1]

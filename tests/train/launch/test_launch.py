@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import KEPT, LOCKS, ROOT, command, until
+from conftest import KEPT, ROOT, called, command, until
 
 from kinmass.eval.__main__ import main as evaluate
 from kinmass.gen.storage.lock import boot_id
@@ -152,14 +152,13 @@ def test_one_process_that_dies_ends_the_job_and_is_named(map_store, tmp_path, ca
     until(lambda: not start_ticks(rank_pids[0]), 60)
 
 
-def test_a_traceback_is_in_the_log_that_status_names(map_store, tmp_path, capsys):
-    shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
-    for chunk in (tmp_path / "maps.zarr" / "quiet" / "maps").glob("c.*"):
+def test_a_traceback_is_in_the_log_that_status_names(own_store, tmp_path, capsys):
+    for chunk in (own_store / "quiet" / "maps").glob("c.*"):
         chunk.write_bytes(b"damaged")
-    launch(capsys, "--store", tmp_path / "maps.zarr", "--tracer", "gas", "--out", tmp_path / "run", *flags())
+    launch(capsys, "--store", own_store, "--tracer", "gas", "--out", tmp_path / "run", *flags())
     assert main(["status", str(tmp_path / "run"), "--wait"]) == 1
     assert "failed" in capsys.readouterr().out
-    printed = command("kinmass", "status", tmp_path / "run").stdout
+    printed = called("train", "status", tmp_path / "run").stdout
     assert "failed, StoreError" in printed
     assert "cannot be read" in printed
     log = re.search(r"log (\S+log\.out)", printed)
@@ -364,15 +363,14 @@ def test_what_cannot_work_is_refused_and_nothing_queued(options, words, map_stor
     assert not (tmp_path / "runs").exists()
 
 
-def test_other_refusals(map_store, tmp_path, capsys):
+def test_other_refusals(map_store, own_store, tmp_path, capsys):
     def refused(store: Path, **options: object) -> str:
         arguments = ["launch", "--cluster", "local", "--store", store, "--tracer", "gas", "--out", tmp_path / "run"]
         assert main([*map(str, arguments), *flags(**options)]) == 2
         return capsys.readouterr().err
 
-    shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
-    shutil.rmtree(tmp_path / "maps.zarr" / "quiet" / "status" / "c")
-    assert "no finished galaxy in quiet" in refused(tmp_path / "maps.zarr")
+    shutil.rmtree(own_store / "quiet" / "status" / "c")
+    assert "no finished galaxy in quiet" in refused(own_store)
     fit(FitConfig(str(map_store), "gas", SUITES, **SMALL | {"steps": 4}), tmp_path / "run", quiet=True)
     assert "settings: steps" in refused(map_store)
     (state,) = states(tmp_path / "run")

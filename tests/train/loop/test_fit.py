@@ -19,7 +19,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial, partialmethod
 from pathlib import Path
-from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -47,13 +46,11 @@ from kinmass.train.loop.prepare import prepare
 from kinmass.train.model.density import ProfileDensity
 from kinmass.train.model.network import MassModel
 from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_json, write_tensors
-from kinmass.train.run.records import FitSettings
 
 SUITES = ("bursty", "middle", "quiet")
 SMALL: dict[str, object] = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
 #: Seconds in which every process has to end once one has died; imports of the others included.
 SOON = 60
-Started = subprocess.Popen | warm.Process
 
 
 def config_of(map_store: Path, **options: object) -> FitConfig:
@@ -73,7 +70,7 @@ def start(
     world: int = 1,
     extra_environment: dict[str, str] | None = None,
     before_start: Callable[[], None] | None = None,
-) -> list[Started]:
+) -> list[warm.Process]:
     """Python with some arguments as every rank of `world`, each started by hand as srun would.
 
     before_start: called in each process before anything else.
@@ -84,12 +81,7 @@ def start(
     for rank in range(world):
         rank_environment = {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)} if world > 1 else {}
         env = shared_environment | rank_environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        words = [*map(str, arguments)]
-        if words[:2] == ["-m", "train"]:
-            started.append(warm.Process(words[1:], env, before_start))
-        else:
-            command_line, pipe = [sys.executable, *words], subprocess.PIPE
-            started.append(subprocess.Popen(command_line, cwd=ROOT, env=env, text=True, stdout=pipe, stderr=pipe))
+        started.append(warm.Process([*map(str, arguments)], env, before_start))
     return started
 
 
@@ -98,7 +90,7 @@ def fit_line(map_store: Path, out: Path, **options: object) -> list[object]:
     return ["-m", "train", "fit", "--store", map_store, "--tracer", "both", "--out", out, *flags]
 
 
-def end(processes: list[Started], timeout: float = 200) -> list[tuple[int, str, str]]:
+def end(processes: list[warm.Process], timeout: float = 200) -> list[tuple[int, str, str]]:
     """Exit code, output and messages of each."""
     try:
         texts = [p.communicate(timeout=timeout) for p in processes]
@@ -124,7 +116,7 @@ def stop_at_once(config: FitConfig, run: Path, words: str = "stopped at step") -
         fit(config, run)
 
 
-def wait_for(path: Path, processes: list[Started], after: float = 0.0) -> None:
+def wait_for(path: Path, processes: list[warm.Process], after: float = 0.0) -> None:
     """Until a file is written later than `after`, or a process has ended."""
     for _ in range(6000):
         if any(p.poll() is not None for p in processes) or (path.exists() and path.stat().st_mtime > after):
@@ -141,14 +133,6 @@ def scalars(run: Path) -> dict[str, list[int]]:
 
 
 # ---- what a step sees
-
-
-def test_run_json_names_every_setting_with_its_type():
-    as_json = {
-        name: list[str] if hint == tuple[str, ...] else hint for name, hint in get_type_hints(FitConfig).items()
-        if name in FitConfig.__dataclass_fields__
-    }  # fmt: skip
-    assert get_type_hints(FitSettings) == as_json
 
 
 def test_random_bits_are_splitmix64():
@@ -232,9 +216,8 @@ def test_a_larger_store_than_memory_is_streamed(map_store, tmp_path, capsys):
     assert re.search(r"streamed, \d+ steps at a time", capsys.readouterr().err)
 
 
-def test_a_run_that_is_given_less_memory_goes_on_with_it(map_store, tmp_path, stopped, capsys):
+def test_a_run_that_is_given_less_memory_goes_on_with_it(map_store, run, capsys):
     """It began on a larger machine, with all maps in memory: here it would be killed, whatever --memory-gb says."""
-    run = shutil.copytree(stopped, tmp_path / "run")
     for memory_gb, how in ((0.0, "maps in memory"), (1e-4, "streamed, 1 steps at a time"), (0.0, "streamed, 1 steps")):
         stop_at_once(config_of(map_store, **LONG, memory_gb=memory_gb), run)
         messages = capsys.readouterr().err
@@ -344,9 +327,7 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.parametrize("launcher", ["by hand", "torchrun"])
 def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(map_store, tmp_path, launcher):
-    script = tmp_path / "break.py"
-    script.write_text(BREAK)
-    arguments = [script, "exception", *fit_line(map_store, tmp_path / "run", steps=100_000)[2:]]
+    arguments = ["-c", BREAK, "exception", *fit_line(map_store, tmp_path / "run", steps=100_000)[2:]]
     began = time.monotonic()
     if launcher == "by hand":
         first, second = end(start(arguments, 2), SOON)
@@ -354,7 +335,8 @@ def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(map_store, tmp
         assert second[0] == 1
         errors = second[2]
     else:
-        (done,) = end(start(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]), SOON)
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python", sys.executable]
+        (done,) = end(start([*torchrun, *arguments]), SOON)
         assert done[0] != 0
         errors = done[2]
     assert "Traceback" in errors
@@ -401,7 +383,7 @@ with ddp.process_group():
 
 def test_what_rank_0_does_alone_is_waited_for_while_it_lives(tmp_path):
     """As it calibrates, which may take longer than a process that hangs is waited for."""
-    done = end(start(["-c", ALONE, 11, "lives"], 2, {"KINMASS_TIMEOUT_MINUTES": "0.15"}))
+    done = end(start(["-c", ALONE, 7, "lives"], 2, {"KINMASS_TIMEOUT_MINUTES": "0.1"}))
     assert [(code, printed) for code, printed, _ in done] == [(0, "done by 0 True\nno\n")] * 2, done
     began = time.monotonic()
     (killed, (code, _, errors)) = end(start(["-c", ALONE, 1, "dies"], 2, {"KINMASS_TIMEOUT_MINUTES": "5"}), SOON)
@@ -412,9 +394,7 @@ def test_what_rank_0_does_alone_is_waited_for_while_it_lives(tmp_path):
 
 
 def test_a_loss_that_is_no_number_on_one_rank_is_named_by_all(map_store, tmp_path):
-    script = tmp_path / "break.py"
-    script.write_text(BREAK)
-    done = end(start([script, "nan", *fit_line(map_store, tmp_path / "run")[2:]], 2))
+    done = end(start(["-c", BREAK, "nan", *fit_line(map_store, tmp_path / "run")[2:]], 2))
     assert [code for code, _, _ in done] == [1, 1], done
     messages = [re.search(r"kinmass fit: (.*)", errors)[1] for _, _, errors in done]
     galaxies, batches = open_batches(map_store, 8)
@@ -534,18 +514,25 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(map_store, tmp_path, c
     assert f"stopped at step {step} of 3000" in capsys.readouterr().err
 
 
-def test_a_second_signal_ends_at_once():
-    script = (
-        "import time\nfrom kinmass.train import distributed as ddp\nwith ddp.stop_on_signals():\n"
-        "    print('ready', flush=True)\n    while not ddp.stop_requested():\n        time.sleep(0.01)\n"
-        "    print('asked', flush=True)\n    time.sleep(100)\n"
-    )
-    (process,) = start(["-c", script])
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+TOLD_TWICE = """
+import sys, time
+from pathlib import Path
+from kinmass.train import distributed as ddp
+with ddp.stop_on_signals():
+    Path(sys.argv[1], "ready").touch()
+    while not ddp.stop_requested():
+        time.sleep(0.01)
+    Path(sys.argv[1], "asked").touch()
+    time.sleep(100)
+"""
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    (process,) = start(["-c", TOLD_TWICE, tmp_path])
+    wait_for(tmp_path / "ready", [process])
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)  # torchrun passes on what Slurm sent already
-    assert process.stdout.readline() == "asked\n"
+    wait_for(tmp_path / "asked", [process])
     time.sleep(1.1)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
@@ -575,7 +562,7 @@ def test_request_stop_anywhere_goes_on_to_the_same_weights(map_store, tmp_path, 
 
 @pytest.fixture(scope="module")
 def stopped(map_store, tmp_path_factory):
-    """A run folder with two checkpoints, of a fit stopped under way; take a copy."""
+    """A run folder with two checkpoints, of a fit stopped under way; `run` is a copy to change."""
     run = tmp_path_factory.mktemp("stopped") / "run"
 
     def stop() -> None:
@@ -590,11 +577,15 @@ def stopped(map_store, tmp_path_factory):
     return run
 
 
+@pytest.fixture
+def run(stopped, tmp_path):
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
 LONG: dict[str, object] = {"steps": 60, "round_steps": 20, "checkpoint_minutes": 0.0}
 
 
-def test_a_checkpoint_cut_short_falls_back_on_the_one_before(map_store, tmp_path, stopped, capsys):
-    run = shutil.copytree(stopped, tmp_path / "run")
+def test_a_checkpoint_cut_short_falls_back_on_the_one_before(map_store, run, capsys):
     checkpoint = (run / "last.pt").read_bytes()
     (run / "last.pt").write_bytes(checkpoint[: len(checkpoint) // 2])
     step_before = read_tensors(run / "previous.pt")["step"]
@@ -608,9 +599,8 @@ def test_a_checkpoint_cut_short_falls_back_on_the_one_before(map_store, tmp_path
 
 
 @pytest.mark.parametrize("spoil", ["weights alone", "galaxies", "run", "step", "model", "sums"])
-def test_a_file_that_is_no_checkpoint_of_a_fit_is_refused_in_words(map_store, tmp_path, stopped, capsys, spoil):
+def test_a_file_that_is_no_checkpoint_of_a_fit_is_refused_in_words(map_store, run, capsys, spoil):
     """A copy of model.pt, say, in the place of last.pt: nothing of it is used, and the one before is."""
-    run = shutil.copytree(stopped, tmp_path / "run")
     good = read_tensors(run / "last.pt")
     bad = good["best_weights"] if spoil == "weights alone" else good | {spoil: {} if spoil == "run" else 0.5}
     write_tensors(run / "last.pt", bad)
@@ -621,8 +611,7 @@ def test_a_file_that_is_no_checkpoint_of_a_fit_is_refused_in_words(map_store, tm
     assert "last.pt: holds no checkpoint of a fit: missing or wrong in it are" in capsys.readouterr().err
 
 
-def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_path, stopped):
-    run = shutil.copytree(stopped, tmp_path / "run")
+def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_path, run):
     with pytest.raises(RunError, match=r"settings: batch \(8 there, 16 asked for\), width \(4 there, 8 asked for\)"):
         fit(config_of(map_store, **LONG | {"width": 8, "batch": 16}), run, quiet=True)
     moved = shutil.copytree(map_store, tmp_path / "moved.zarr", ignore=LOCKS)
@@ -635,9 +624,9 @@ def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_
     assert_refused(config_of(moved, **LONG), run, "settings: list of galaxies of quiet")
 
 
-def test_a_checkpoint_of_another_run_is_not_gone_on_with(map_store, tmp_path, stopped):
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(map_store, run):
     """It fits the network, and would be trained on and kept under this run's name and seed."""
-    run, checkpoint = shutil.copytree(stopped, tmp_path / "run"), read_tensors(stopped / "last.pt")
+    checkpoint = read_tensors(run / "last.pt")
     checkpoint["run"]["fit"]["seed"] = 1
     write_tensors(run / "last.pt", checkpoint)
     assert_refused(
@@ -645,35 +634,31 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(map_store, tmp_path, st
     )
 
 
-def test_galaxies_of_the_same_names_are_not_the_same_galaxies(map_store, tmp_path, stopped, two_runs):
+def test_galaxies_of_the_same_names_are_not_the_same_galaxies(own_store, run, finished):
     """Snapshots are numbered alike in most simulations: a store made of another one has the same names."""
-    other = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
-    sizes = zarr.open_group(other / "quiet", mode="r+")["half_mass_radius"]
+    sizes = zarr.open_group(own_store / "quiet", mode="r+")["half_mass_radius"]
     sizes[:] = 1.001 * sizes[:]
-    run = shutil.copytree(stopped, tmp_path / "run")
-    stop_at_once(config_of(other, **LONG), run)  # rounding, or a version that measures a little differently
+    stop_at_once(config_of(own_store, **LONG), run)  # rounding, or a version that measures a little differently
     sizes[:] = 1.1 * sizes[:]
-    assert_refused(config_of(other, **LONG), run, r"settings: R_e of snap_.* kpc there, .* kpc asked for\)")
-    finished = shutil.copytree(two_runs / "0", tmp_path / "finished")
+    assert_refused(config_of(own_store, **LONG), run, r"settings: R_e of snap_.* kpc there, .* kpc asked for\)")
     with pytest.raises(RunError, match=r"settings: R_e of snap_"):  # it would pass for one that was trained there
-        fit(config_of(other, steps=4), finished, quiet=True)
+        fit(config_of(own_store, steps=4), finished, quiet=True)
     (finished / "calibration.json").unlink()
-    assert_refused(config_of(other, steps=4), finished, r"settings: R_e of snap_")
+    assert_refused(config_of(own_store, steps=4), finished, r"settings: R_e of snap_")
     old = json.loads((finished / "run.json").read_text())
     for suite in old["store"].values():
         del suite["sizes"], suite["masses"]  # of a run from before they were kept
     (finished / "run.json").write_text(json.dumps(old))
-    fit(config_of(other, steps=4), finished, quiet=True)
+    fit(config_of(own_store, steps=4), finished, quiet=True)
 
 
-def test_two_fits_are_not_at_work_in_one_folder(map_store, tmp_path, two_runs, monkeypatch):
+def test_two_fits_are_not_at_work_in_one_folder(map_store, tmp_path, finished, monkeypatch):
     run = tmp_path / "run"
     monkeypatch.setattr("kinmass.train.run.checkpoint.PATIENCE_S", 0.1)
     with ExitStack() as held:
         _hold(run, held)
         with pytest.raises(store.StoreError, match=r"run is being written by process \d+"):
             fit(config_of(map_store, steps=4), run, quiet=True)
-        finished = shutil.copytree(two_runs / "0", tmp_path / "finished")
         _hold(finished, held)
         assert not list(finished.glob(".lock*"))  # nothing is written into it, so that it may be another's
     assert not run.exists()
@@ -681,9 +666,8 @@ def test_two_fits_are_not_at_work_in_one_folder(map_store, tmp_path, two_runs, m
     assert not list(run.glob(".lock*"))
 
 
-def test_a_full_disk_costs_checkpoints_and_at_the_end_the_run(map_store, tmp_path, stopped):
+def test_a_full_disk_costs_checkpoints_and_at_the_end_the_run(map_store, run):
     """The old checkpoint survives, TensorBoard's points wait, and the last save is an error of one sentence."""
-    run = shutil.copytree(stopped, tmp_path / "run")
     checkpoint_before = (run / "last.pt").read_bytes()
     max_bytes = len(checkpoint_before) // 20
     limit_file_size = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
@@ -710,16 +694,15 @@ def test_a_stop_without_room_for_its_checkpoint_does_not_promise_one(map_store, 
 # ---- bad input
 
 
-def test_unusable_views_are_left_out_counted_and_named(map_store, tmp_path, capsys):
-    path = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
-    names = [str(name) for name in dict.fromkeys(read_views(path, "middle", "train").galaxy)][:2]
-    group = zarr.open_group(path / "middle", mode="r+")
+def test_unusable_views_are_left_out_counted_and_named(own_store, tmp_path, capsys):
+    names = [str(name) for name in dict.fromkeys(read_views(own_store, "middle", "train").galaxy)][:2]
+    group = zarr.open_group(own_store / "middle", mode="r+")
     numbers = [group["galaxy"][:].tolist().index(name) for name in names]
     maps = group["maps"][:]
     maps[numbers[0], 1, 2, 3, 4] = np.nan
     maps[numbers[1]] = 0
     group["maps"][:] = maps
-    content = fit(config_of(path), tmp_path / "run")
+    content = fit(config_of(own_store), tmp_path / "run")
     messages = capsys.readouterr().err
     assert f"left out 1 with maps that are not finite: middle/{names[0]} view 1\n" in messages
     assert f"left out 2 with empty maps: middle/{names[1]} view 0, middle/{names[1]} view 1\n" in messages
@@ -730,30 +713,29 @@ def test_unusable_views_are_left_out_counted_and_named(map_store, tmp_path, caps
     assert re.search(r"warning: \d views? to validate on: from fewer than 10 nothing follows on .* no scores", messages)
 
 
-def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path, capsys):
+def test_a_store_still_being_written_is_used_as_far_as_it_is(own_store, tmp_path, capsys):
     """And so it stays for that run: galaxies that are finished later do not change it."""
-    path = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
-    group = zarr.open_group(path / "quiet", mode="r+")
+    group = zarr.open_group(own_store / "quiet", mode="r+")
     group["status"][7:] = store.PENDING
-    fit(config_of(path), tmp_path / "whole")
+    fit(config_of(own_store), tmp_path / "whole")
     assert "quiet: 5 of 12 galaxies are not mapped yet; using those that are done" in capsys.readouterr().err
-    stop_at_once(config_of(path), tmp_path / "run")
+    stop_at_once(config_of(own_store), tmp_path / "run")
     capsys.readouterr()
     group["status"][7:] = store.DONE
-    fit(config_of(path), tmp_path / "run")
+    fit(config_of(own_store), tmp_path / "run")
     assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
     of_fewer = "when it began, and not on others: mapped galaxies of quiet (7 there, 12 now); for a network of all, "
-    assert f"{tmp_path}/run is trained on the galaxies that {path} had {of_fewer}" in capsys.readouterr().err
-    fit(config_of(path), tmp_path / "whole")  # which is finished
-    assert f"{tmp_path}/whole is trained on the galaxies that {path} had {of_fewer}" in capsys.readouterr().err
+    assert f"{tmp_path}/run is trained on the galaxies that {own_store} had {of_fewer}" in capsys.readouterr().err
+    fit(config_of(own_store), tmp_path / "whole")  # which is finished
+    assert f"{tmp_path}/whole is trained on the galaxies that {own_store} had {of_fewer}" in capsys.readouterr().err
     for filled in (True, False):
-        assert of_fewer in check(config_of(path), tmp_path / "whole", filled)
-    assert check(config_of(path), tmp_path / "new") == ""
+        assert of_fewer in check(config_of(own_store), tmp_path / "whole", filled)
+    assert check(config_of(own_store), tmp_path / "new") == ""
     group["status"][:] = store.PENDING
     with pytest.raises(
         store.StoreError, match=r"suite quiet has no finished galaxy; .* or choose --suites bursty,midd"
     ):
-        fit(config_of(path), tmp_path / "other", quiet=True)
+        fit(config_of(own_store), tmp_path / "other", quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -851,8 +833,7 @@ def test_mixed_precision_learns_as_float32_does(map_store, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", None])
-def test_a_run_json_that_is_lost_is_told_by_the_checkpoint(map_store, tmp_path, stopped, capsys, content):
-    run = shutil.copytree(stopped, tmp_path / "run")
+def test_a_run_json_that_is_lost_is_told_by_the_checkpoint(map_store, stopped, run, capsys, content):
     content_before = json.loads((run / "run.json").read_text())
     (run / "run.json").unlink()
     if content is not None:
@@ -877,11 +858,16 @@ def test_a_run_json_that_is_lost_before_anything_was_trained(map_store, tmp_path
 
 @pytest.fixture(scope="module")
 def two_runs(map_store, tmp_path_factory):
-    """Fits that differ in their seed alone; take copies."""
+    """Fits that differ in their seed alone; `finished` is a copy of the first to change."""
     folder = tmp_path_factory.mktemp("two")
     for seed in (0, 1):
         fit(config_of(map_store, steps=4, seed=seed), folder / str(seed), quiet=True)
     return folder
+
+
+@pytest.fixture
+def finished(two_runs, tmp_path):
+    return shutil.copytree(two_runs / "0", tmp_path / "finished")
 
 
 def test_what_lies_evenly_about_the_truth_has_no_bias(map_store, monkeypatch):
@@ -959,48 +945,44 @@ def test_the_network_kept_is_the_best_one_however_sure_it_is_of_itself(map_store
         assert fitter.finished() is ends
 
 
-def test_what_is_kept_beside_weights_is_of_these_weights(map_store, tmp_path, two_runs):
+def test_what_is_kept_beside_weights_is_of_these_weights(map_store, two_runs, finished):
     """A new network in the place of an old one: neither its calibration nor its training features are taken over."""
-    run = shutil.copytree(two_runs / "0", tmp_path / "run")
     for name in ("run.json", "model.pt"):
-        shutil.copy(two_runs / "1" / name, run / name)
+        shutil.copy(two_runs / "1" / name, finished / name)
     with pytest.raises(RunError, match=r"calibration\.json is of other weights"):
-        train.load(run)
-    shutil.copy(two_runs / "1" / "calibration.json", run)
+        train.load(finished)
+    shutil.copy(two_runs / "1" / "calibration.json", finished)
     with pytest.raises(RunError, match=r"ood\.pt is of other weights"):
-        train.load(run)
-    fit(config_of(map_store, steps=4, seed=1), run, quiet=True)
+        train.load(finished)
+    fit(config_of(map_store, steps=4, seed=1), finished, quiet=True)
     for name in ("calibration.json", "ood.pt"):
-        assert (run / name).read_bytes() == (two_runs / "1" / name).read_bytes()
-    train.load(run)
+        assert (finished / name).read_bytes() == (two_runs / "1" / name).read_bytes()
+    train.load(finished)
 
 
 @pytest.mark.parametrize("name", ["calibration.json", "ood.pt"])
 @pytest.mark.parametrize("content", [b"", b"{}", None])
-def test_what_is_lost_beside_weights_is_made_again(map_store, tmp_path, two_runs, name, content):
-    run = shutil.copytree(two_runs / "0", tmp_path / "run")
-    (run / name).unlink()
+def test_what_is_lost_beside_weights_is_made_again(map_store, two_runs, finished, name, content):
+    (finished / name).unlink()
     if content is not None:
-        (run / name).write_bytes(content)
-    fit(config_of(map_store, steps=4), run, quiet=True)
-    assert (run / name).read_bytes() == (two_runs / "0" / name).read_bytes()
+        (finished / name).write_bytes(content)
+    fit(config_of(map_store, steps=4), finished, quiet=True)
+    assert (finished / name).read_bytes() == (two_runs / "0" / name).read_bytes()
 
 
-def test_a_run_from_before_a_setting_that_changes_no_result_goes_on(map_store, tmp_path, two_runs):
-    run = shutil.copytree(two_runs / "0", tmp_path / "run")
-    content = json.loads((run / "run.json").read_text())
+def test_a_run_from_before_a_setting_that_changes_no_result_goes_on(map_store, finished):
+    content = json.loads((finished / "run.json").read_text())
     assert content["fit"].pop("cuda_graph") is True
-    (run / "run.json").write_text(json.dumps(content))
-    assert fit(config_of(map_store, steps=4), run, quiet=True) == content
+    (finished / "run.json").write_text(json.dumps(content))
+    assert fit(config_of(map_store, steps=4), finished, quiet=True) == content
     del content["fit"]["width"]
-    (run / "run.json").write_text(json.dumps(content))
-    assert_refused(config_of(map_store, steps=4), run, "another version, which differs in the settings width")
+    (finished / "run.json").write_text(json.dumps(content))
+    assert_refused(config_of(map_store, steps=4), finished, "another version, which differs in the settings width")
 
 
-def test_a_run_json_with_keys_too_few_or_too_many_is_refused_in_a_sentence(map_store, tmp_path, two_runs):
+def test_a_run_json_with_keys_too_few_or_too_many_is_refused_in_a_sentence(map_store, finished):
     """Whoever reads it says so, and nobody ends in another error; what nobody needs may be missing."""
-    run = shutil.copytree(two_runs / "0", tmp_path / "run")
-    content = json.loads((run / "run.json").read_text())
+    content = json.loads((finished / "run.json").read_text())
     changed = [content | {"fit": content["fit"] | {"colour": 1}}, content | {"model": content["model"] | {"colour": 1}}]
     for section in (content, content["fit"], content["model"]):
         for key in section:
@@ -1010,35 +992,34 @@ def test_a_run_json_with_keys_too_few_or_too_many_is_refused_in_a_sentence(map_s
                 changed.append(content | {name: altered} if name else altered)
     refused: dict[str, list[str]] = {"load": [], "fit": []}
     for altered in changed:
-        (run / "run.json").write_text(json.dumps(altered))
+        (finished / "run.json").write_text(json.dumps(altered))
         for word, use in {
-            "load": lambda: train.load(run).answers(),
-            "fit": lambda: fit(config_of(map_store, steps=4), run, quiet=True),
+            "load": lambda: train.load(finished).answers(),
+            "fit": lambda: fit(config_of(map_store, steps=4), finished, quiet=True),
         }.items():
             try:
                 use()
             except RunError as error:
                 refused[word].append(str(error))
-        assert len(states(run)) == 1
+        assert len(states(finished)) == 1
     # Of every setting that `fit` compares there are three changes, of which those that are free may differ.
     assert not any("\n" in text for texts in refused.values() for text in texts)
     assert len(refused["fit"]) > 3 * (len(content["fit"]) - 5 + len(content["model"]))
     assert len(refused["load"]) > 3 * (7 + len(content["model"]))
 
 
-def test_damaged_weights_are_noticed(map_store, tmp_path, two_runs):
-    run = shutil.copytree(two_runs / "0", tmp_path / "run")
-    weights = read_tensors(run / "model.pt")
+def test_damaged_weights_are_noticed(map_store, two_runs, finished):
+    weights = read_tensors(finished / "model.pt")
     name = next(iter(weights))
     damaged = weights | {name: weights[name] + 1e-7}
     for spoil in (
-        lambda: shutil.copy(two_runs / "1" / "model.pt", run),
-        lambda: write_tensors(run / "model.pt", damaged),
-        lambda: (run / "model.pt").write_bytes(b""),
-        (run / "model.pt").unlink,
+        lambda: shutil.copy(two_runs / "1" / "model.pt", finished),
+        lambda: write_tensors(finished / "model.pt", damaged),
+        lambda: (finished / "model.pt").write_bytes(b""),
+        (finished / "model.pt").unlink,
     ):
         spoil()
-        for use in (lambda: fit(config_of(map_store, steps=4), run, quiet=True), lambda: train.load(run)):
+        for use in (lambda: fit(config_of(map_store, steps=4), finished, quiet=True), lambda: train.load(finished)):
             with pytest.raises(RunError, match=r"model\.pt"):
                 use()
 

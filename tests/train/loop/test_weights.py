@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_fit
 import torch
 import zarr
-from conftest import LOCKS
+from test_fit import SUITES, same, stop_at_once, weights_of
 
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.train import distributed as ddp
@@ -19,21 +20,15 @@ from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, fit, fit_ensemble
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.loop.prepare import prepare
-from kinmass.train.run.checkpoint import RunError, load_members, read_tensors, write_json
+from kinmass.train.run.checkpoint import RunError, load_members, write_json
 from kinmass.train.run.trained_on import seen_by_all, seen_in_training
 
-SUITES = ("bursty", "middle", "quiet")
 #: A fit whose one step moves nothing.
 STILL = {"steps": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
 
 
 def config_of(map_store: Path, **options: object) -> FitConfig:
-    small = {"tracer": "both", "suites": SUITES, "width": 4, "steps": 4, "round_steps": 4, "batch": 8}
-    return FitConfig(str(map_store), **small | options)
-
-
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return read_tensors(run / "model.pt")
+    return test_fit.config_of(map_store, **{"steps": 4} | options)
 
 
 def test_the_mean_of_weights_is_that_of_all_steps_also_when_stopped(map_store, tmp_path):
@@ -63,8 +58,7 @@ def test_the_mean_of_weights_is_that_of_all_steps_also_when_stopped(map_store, t
     with pytest.raises(Stopped, match="at step 3"):
         fit(config, tmp_path / "stopped", quiet=True, fitter_class=Stopping)
     fit(config, tmp_path / "stopped", quiet=True)
-    resumed = weights_of(tmp_path / "stopped")
-    assert all(torch.equal(resumed[name], kept[name]) for name in kept)
+    assert same(weights_of(tmp_path / "stopped"), kept)
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +120,10 @@ def test_a_fit_that_goes_on_needs_no_run_to_start_from(map_store, tmp_path, trai
     fit(config_of(map_store, tracer="stars"), begun_with, quiet=True)
     config = config_of(map_store, start_from=(str(begun_with),))
     fit(config, tmp_path / "whole", quiet=True)
-
-    class Stopping(Fitter):
-        def _take_step(self) -> None:
-            super()._take_step()
-            ddp.request_stop()
-
-    with pytest.raises(Stopped):
-        fit(config, tmp_path / "stopped", quiet=True, fitter_class=Stopping)
+    stop_at_once(config, tmp_path / "stopped")
     begun_with.rename(tmp_path / "gone")
     fit(config, tmp_path / "stopped", quiet=True)
-    whole, stopped = weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped")
-    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped"))
     moved = str(tmp_path / "elsewhere" / "earlier")  # with its run, by the command that is given again there
     assert fit(dataclasses.replace(config, start_from=(moved,)), tmp_path / "stopped", quiet=True)["finished"]
     for others in ((), (str(tmp_path / "other"),)):
@@ -145,23 +131,22 @@ def test_a_fit_that_goes_on_needs_no_run_to_start_from(map_store, tmp_path, trai
             fit(dataclasses.replace(config, start_from=others), tmp_path / "stopped", quiet=True)
 
 
-def test_which_galaxies_weights_have_seen_is_kept(map_store, tmp_path, trained):
+def test_which_galaxies_weights_have_seen_is_kept(own_store, tmp_path, trained):
     """Galaxies that are mapped later are others of --galaxies; members, and runs that they begin with, have their own.
 
     Galaxies that were trained on passed for those of a test.
     """
-    store, expected = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS), set()
-    config = dataclasses.replace(config_of(map_store, galaxies=3, views=1, **STILL), store=str(store))
+    config, expected = config_of(own_store, galaxies=3, views=1, **STILL), set()
     content = json.loads((trained / "both" / "run.json").read_text())
     for member, n_done in enumerate((8, 12)):
         for suite in SUITES:
-            zarr.open_group(store / suite, mode="r+")["status"][:] = np.arange(12) < n_done
-        of_three = galaxies_of(store, done_galaxies(store, SUITES), "train", 3)
+            zarr.open_group(own_store / suite, mode="r+")["status"][:] = np.arange(12) < n_done
+        of_three = galaxies_of(own_store, done_galaxies(own_store, SUITES), "train", 3)
         expected |= {(SUITES[s], of_three.names[s][n]) for s, n in zip(of_three.suite, of_three.number, strict=True)}
         run = shutil.copytree(trained / "both", tmp_path / "run" / f"member-{member}")
         write_json(run / "run.json", content | {"seen": prepare(config, torch.device("cpu")).seen})
     assert 3 < len(expected) <= 6
-    views = concatenate([read_views(store, suite) for suite in SUITES])
+    views = concatenate([read_views(own_store, suite) for suite in SUITES])
 
     def seen_by(run: Path) -> set[tuple[str, str]]:
         seen = views[seen_in_training(run, views)]
@@ -171,9 +156,7 @@ def test_which_galaxies_weights_have_seen_is_kept(map_store, tmp_path, trained):
     assert seen_by(tmp_path / "run") == expected
     begun = dataclasses.replace(config, galaxies=2, start_from=(str(tmp_path / "run" / "member-0"),))
     for _ in "begun", "gone on with":
-        ddp.request_stop()
-        with pytest.raises(Stopped):
-            fit(begun, tmp_path / "begun", quiet=True)
+        stop_at_once(begun, tmp_path / "begun")
         begun = dataclasses.replace(begun, start_from=(str(tmp_path / "moved" / "member-0"),))
     assert seen_by(tmp_path / "run" / "member-0") <= seen_by(tmp_path / "begun")
     assert seen_by_all([{"views": 1, "lineages": ["a"]}, {"views": 0, "lineages": []}]) == {"views": 0, "lineages": []}
@@ -195,16 +178,15 @@ def test_what_a_fit_cannot_start_from_is_said(map_store, tmp_path, trained, opti
     assert not (tmp_path / "run").exists()
 
 
-def test_a_fit_does_not_start_from_galaxies_that_other_lineages_put_into_the_test(map_store, tmp_path, trained):
+def test_a_fit_does_not_start_from_galaxies_that_other_lineages_put_into_the_test(own_store, tmp_path, trained):
     """As where `lineage` was forgotten at first. Galaxies of other names, and new ones at the end, are others."""
-    other = shutil.copytree(map_store, tmp_path / "other.zarr", ignore=LOCKS)
-    lineages = zarr.open_group(other / "quiet", mode="r+")["lineage"]
+    lineages = zarr.open_group(own_store / "quiet", mode="r+")["lineage"]
     lineages[:] = np.array([f"{name} " for name in lineages[:]])
-    config = dataclasses.replace(config_of(map_store, start_from=(str(trained / "both"),), **STILL), store=str(other))
+    config = config_of(own_store, start_from=(str(trained / "both"),), **STILL)
     with pytest.raises(RunError, match="galaxies of quiet that were split by other lineages: some would be test"):
         fit(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
-    names = zarr.open_group(other / "quiet", mode="r+")["galaxy"]
+    names = zarr.open_group(own_store / "quiet", mode="r+")["galaxy"]
     names[:] = np.array([f"{name} " for name in names[:]])
     fit(config, tmp_path / "run", quiet=True)
 

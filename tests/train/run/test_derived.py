@@ -2,17 +2,16 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import KEPT, SUITES
+from test_launch import job_of_this_process
 
-from kinmass.gen.storage.lock import boot_id
 from kinmass.train.__main__ import main
-from kinmass.train.launch.status import LaunchedJob, start_ticks, states, write_launched
+from kinmass.train.launch.status import states, write_launched
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit, fit_ensemble
 from kinmass.train.run import calibration
@@ -92,15 +91,14 @@ def test_it_is_bound_to_every_setting_that_changes_what_is_learnt_and_to_no_othe
 def test_a_run_is_finished_once_it_is_calibrated(gas, map_store):
     """Who waits for a run finds all of it; one that was killed while it was calibrated goes on when launched again."""
     (gas / "calibration.json").unlink()
-    mine = {"pid": os.getpid(), "started": start_ticks(os.getpid()), "boot": boot_id(), "host": os.uname().nodename}
-    job = LaunchedJob("local-1", "local", time.time(), **mine)
-    (gas / "logs" / "local-1").mkdir(parents=True)
-    (gas / "logs" / "local-1" / "local-1_0_log.out").touch()
+    job = job_of_this_process()
+    (gas / "logs" / job.job).mkdir(parents=True)
+    (gas / "logs" / job.job / f"{job.job}_0_log.out").touch()
     write_launched(gas, {".": job})
     (state,) = states(gas)
     assert state.name == "running"
     assert "being calibrated" in state.text
-    write_launched(gas, {".": LaunchedJob("local-1", "local", time.time(), **mine | {"pid": 1})})
+    write_launched(gas, {".": dataclasses.replace(job, pid=1)})
     (state,) = states(gas)
     assert state.name == "not calibrated"
     assert "launch it again" in state.text
@@ -117,9 +115,9 @@ def test_members_are_finished_once_their_ensemble_is_calibrated(ensemble, tmp_pa
     (out / "ood.pt").unlink()
     assert [state.name for state in states(out)] == ["not calibrated"] * 2
     # While the job of one of them is at work, it is this one's.
-    (out / "logs" / "local-1").mkdir(parents=True)
-    mine = {"pid": os.getpid(), "started": start_ticks(os.getpid()), "boot": boot_id(), "host": os.uname().nodename}
-    write_launched(out, {"member-1": LaunchedJob("local-1", "local", time.time(), **mine)})
+    job = job_of_this_process()
+    (out / "logs" / job.job).mkdir(parents=True)
+    write_launched(out, {"member-1": job})
     assert [state.name for state in states(out)] == ["finished", "queued"]
     (out / "member-0" / "calibration.json").unlink()
     assert [state.name for state in states(out)] == ["not calibrated", "finished"]

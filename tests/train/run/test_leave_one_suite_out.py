@@ -33,6 +33,11 @@ def left_out_run(map_store, tmp_path_factory):
     return out
 
 
+@pytest.fixture
+def run(left_out_run, tmp_path):
+    return shutil.copytree(left_out_run, tmp_path / "stars")
+
+
 def test_every_suite_is_left_out_once(left_out_run):
     left_out = {folder.name: json.loads((folder / "run.json").read_text()) for folder in left_out_run.glob("without-*")}
     assert {name: run["fit"]["suites"] for name, run in left_out.items()} == {
@@ -97,9 +102,8 @@ def test_it_is_used_for_suites_that_were_not_trained_on(left_out_run, map_store)
         infer.foreign(np.array(["bursty", "quiet"]))
 
 
-def test_no_posterior_is_without_calibration(left_out_run, map_store, tmp_path):
+def test_no_posterior_is_without_calibration(left_out_run, run, map_store):
     """A tracer that no validation galaxy of a suite left out shows has the widths of the suites trained on."""
-    run = shutil.copytree(left_out_run, tmp_path / "stars")
     views = read_views(map_store, "quiet")
     unseen = json.loads((run / "unseen.json").read_text())
     (run / "unseen.json").write_text(json.dumps(unseen | {"scale": {"gas": unseen["scale"]["stars"]}}))
@@ -165,9 +169,8 @@ def test_robust_is_a_set_of_options_each_of_which_can_be_chosen(tracer):
     assert asdict(config("--robust", *default_arguments)) == plain | {"leave_one_suite_out": True}
 
 
-def test_fits_of_other_settings_do_not_say_how_wide_intervals_are(left_out_run, map_store, tmp_path, capsys):
+def test_fits_of_other_settings_do_not_say_how_wide_intervals_are(run, map_store, capsys):
     """As where a run was removed and trained otherwise, and its folder kept the fits without each suite."""
-    run = shutil.copytree(left_out_run, tmp_path / "stars")
     content = json.loads((run / "run.json").read_text())
     calibration.calibrate_all(run, map_store)
     assert not capsys.readouterr().err
@@ -180,8 +183,7 @@ def test_fits_of_other_settings_do_not_say_how_wide_intervals_are(left_out_run, 
 
 
 @pytest.mark.parametrize("change", [{"version": 0}, {"settings": "0"}, {"without": {"bursty": ["0"]}}])
-def test_what_was_made_otherwise_is_made_anew(left_out_run, map_store, tmp_path, change):
-    run = shutil.copytree(left_out_run, tmp_path / "stars")
+def test_what_was_made_otherwise_is_made_anew(left_out_run, run, map_store, change):
     content = json.loads((run / "unseen.json").read_text())
     (run / "unseen.json").write_text(json.dumps(content | {"made_from": content["made_from"] | change}))
     if "without" not in change:  # a run without one suite that was trained anew leaves the widths usable
@@ -192,8 +194,7 @@ def test_what_was_made_otherwise_is_made_anew(left_out_run, map_store, tmp_path,
     assert (run / "unseen.json").read_bytes() == (left_out_run / "unseen.json").read_bytes()
 
 
-def test_tables_say_where_the_widths_for_unseen_suites_are_still_to_come(left_out_run, map_store, tmp_path, capsys):
-    run = shutil.copytree(left_out_run, tmp_path / "stars")
+def test_tables_say_where_the_widths_for_unseen_suites_are_still_to_come(run, map_store, capsys):
     assert without_unseen([run], SUITES) == []
     (run / "unseen.json").unlink()
     assert without_unseen([run], ("bursty", "middle")) == []

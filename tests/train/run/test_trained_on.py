@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
-from conftest import KEPT, LOCKS
+from conftest import KEPT
 
 from kinmass.eval.__main__ import main
 from kinmass.train.run.checkpoint import RunError, read_config
@@ -17,11 +17,6 @@ from kinmass.train.run.trained_on import require_store, store_differences, unlik
 @pytest.fixture
 def run(runs):
     return next(run for run in runs if run.name == "gas")
-
-
-@pytest.fixture
-def other(map_store, tmp_path):
-    return shutil.copytree(map_store, tmp_path / "other.zarr", ignore=LOCKS)
 
 
 def change_config(store, suite, **change):
@@ -38,25 +33,25 @@ def change_config(store, suite, **change):
     return group
 
 
-def test_where_a_store_lies_and_what_was_added_make_no_difference(run, other):
-    change_config(other, "quiet", suite__selection__min_stars=100, suite__snapshots="elsewhere/*.hdf5")
-    group = change_config(other, "bursty")  # as a version of the code left it that did not have a key yet
+def test_where_a_store_lies_and_what_was_added_make_no_difference(run, own_store):
+    change_config(own_store, "quiet", suite__selection__min_stars=100, suite__snapshots="elsewhere/*.hdf5")
+    group = change_config(own_store, "bursty")  # as a version of the code left it that did not have a key yet
     config = group.attrs["config"]
     del config["suite"]["lineage"]
     group.attrs["config"] = config
-    assert store_differences(other, read_config(run)["store"]) == []
-    require_store(run, other)
-    assert unlike_trained_on([run], other, ["quiet", "middle", "bursty"]) == []
+    assert store_differences(own_store, read_config(run)["store"]) == []
+    require_store(run, own_store)
+    assert unlike_trained_on([run], own_store, ["quiet", "middle", "bursty"]) == []
 
 
-def test_views_from_other_sides_are_of_the_same_galaxies_but_no_store_to_go_on_with(run, other):
-    group = change_config(other, "quiet", seed=7)
+def test_views_from_other_sides_are_of_the_same_galaxies_but_no_store_to_go_on_with(run, own_store):
+    group = change_config(own_store, "quiet", seed=7)
     group["half_mass_radius"][:] = 1.3 * group["half_mass_radius"][:]
-    assert unlike_trained_on([run], other, ["quiet"]) == []
+    assert unlike_trained_on([run], own_store, ["quiet"]) == []
     with pytest.raises(RunError, match=r"seed of quiet \(0 there, 7 asked for\)"):
-        require_store(run, other)
+        require_store(run, own_store)
     _heavier(group)  # of galaxies that are others, from whatever side
-    assert "mass of snap_" in "".join(unlike_trained_on([run], other, ["quiet"]))
+    assert "mass of snap_" in "".join(unlike_trained_on([run], own_store, ["quiet"]))
 
 
 def _resize(group):
@@ -86,23 +81,24 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_another_suite_of_the_same_name_is_told(runs, run, other, kind, capsys, tmp_path):
+def test_another_suite_of_the_same_name_is_told(runs, run, own_store, kind, capsys, tmp_path):
     """It counts as known; with other lineages, galaxies of the training are in its test part."""
     make, words = OTHERS[kind]
-    make(change_config(other, "quiet", **({"suite__tracers__gas": "cold"} if kind == "mapping" else {})))
-    (sentence,) = unlike_trained_on(runs, other, ["middle", "quiet"])
-    assert sentence.startswith(f"{other}/quiet is not the quiet that {runs[0]}, ")
+    make(change_config(own_store, "quiet", **({"suite__tracers__gas": "cold"} if kind == "mapping" else {})))
+    (sentence,) = unlike_trained_on(runs, own_store, ["middle", "quiet"])
+    assert sentence.startswith(f"{own_store}/quiet is not the quiet that {runs[0]}, ")
     assert str(run) in sentence
     assert str(next(path for path in runs if path.name == "middle")) not in sentence  # not trained on quiet
     assert re.search(words, sentence)
-    assert main(["predict", str(run), "--store", str(other), "--suite", "quiet", "--out", str(tmp_path / "x.csv")]) == 0
+    line = ["predict", run, "--store", own_store, "--suite", "quiet", "--out", tmp_path / "x.csv"]
+    assert main([*map(str, line)]) == 0
     assert "/quiet is not the quiet that" in capsys.readouterr().err
     with pytest.raises(RunError, match=words):
-        require_store(run, other)
+        require_store(run, own_store)
     # What a run from before does not tell cannot be compared.
     old = shutil.copytree(run, tmp_path / "old", ignore=KEPT)
     content = json.loads((old / "run.json").read_text())
     for suite in content["store"].values():
         del suite["lineages"], suite["sizes"], suite["masses"]
     (old / "run.json").write_text(json.dumps(content))
-    assert bool(unlike_trained_on([old], other, ["quiet"])) == (kind in ("names", "mapping"))
+    assert bool(unlike_trained_on([old], own_store, ["quiet"])) == (kind in ("names", "mapping"))

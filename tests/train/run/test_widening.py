@@ -30,14 +30,18 @@ def middle_run(map_store, tmp_path_factory):
     return out
 
 
+@pytest.fixture
+def run(middle_run, tmp_path):
+    return shutil.copytree(middle_run, tmp_path / "run")
+
+
 def covariance(run):
     """L L^T of what the run keeps for suites that it was not trained on."""
     (scale,) = read_scales(run, UNSEEN)["stars"]
     return (scale @ scale.T).double()
 
 
-def test_the_covariance_is_the_mean_over_suites_and_leaves_test_galaxies_alone(middle_run, map_store, tmp_path):
-    run = shutil.copytree(middle_run, tmp_path / "run")
+def test_the_covariance_is_the_mean_over_suites_and_leaves_test_galaxies_alone(middle_run, run, map_store):
     assert widen(run, map_store, ["bursty"]) == ["bursty"]
     infer, of_suite = Inference(run, calibrated=False), {}
     for suite in ("bursty", "quiet"):
@@ -63,15 +67,13 @@ def test_the_covariance_is_the_mean_over_suites_and_leaves_test_galaxies_alone(m
     np.testing.assert_array_equal(load(run)(views).samples(50), load(middle_run)(views).samples(50))
 
 
-def test_suites_that_were_trained_on_and_other_galaxies_of_a_name_are_refused(middle_run, map_store, tmp_path, capsys):
-    run = shutil.copytree(middle_run, tmp_path / "run")
+def test_suites_that_were_trained_on_and_other_galaxies_of_a_name_are_refused(run, map_store, own_store, capsys):
     with pytest.raises(RunError, match="was trained on middle: name suites"):
         widen(run, map_store, SUITES)
     widen(run, map_store, ["bursty"])
-    other = shutil.copytree(map_store, tmp_path / "other.zarr")
-    names = zarr.open_group(other / "bursty", mode="r+")["galaxy"]
+    names = zarr.open_group(own_store / "bursty", mode="r+")["galaxy"]
     names[:] = np.array([f"x{name}" for name in names[:]])
-    assert main(["widen", str(run), "--store", str(other), "--suites", "bursty"]) == 2
+    assert main(["widen", str(run), "--store", str(own_store), "--suites", "bursty"]) == 2
     assert "hold other galaxies of these names already: list of galaxies of bursty (12 there" in capsys.readouterr().err
     assert main(["widen", str(run), "--store", str(map_store), "--suites", "quiet"]) == 0
     assert "those that hold for bursty, quiet, taken alike" in capsys.readouterr().out
@@ -103,18 +105,16 @@ def test_each_tracer_has_the_mean_over_the_suites_in_which_it_is_seen(map_store,
         torch.testing.assert_close(covariance_of_gas, covariances[0], rtol=1e-4, atol=1e-5)
 
 
-def test_maps_of_another_field_of_view_are_refused(middle_run, map_store, tmp_path):
-    wide = shutil.copytree(map_store, tmp_path / "wide.zarr", ignore=LOCKS)
-    group = zarr.open_group(wide / "bursty", mode="r+")
+def test_maps_of_another_field_of_view_are_refused(middle_run, own_store):
+    group = zarr.open_group(own_store / "bursty", mode="r+")
     group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 12.0}
     with pytest.raises(RunError, match="was trained on maps with field_of_view_re = 6"):
-        widen(middle_run, wide, ["bursty"])
+        widen(middle_run, own_store, ["bursty"])
 
 
-def test_two_that_widen_at_once_are_one_after_the_other(middle_run, map_store, tmp_path, monkeypatch):
+def test_two_that_widen_at_once_are_one_after_the_other(run, map_store, tmp_path, monkeypatch):
     """Each adds its suites to what it has read: the last would leave out those of the other."""
     monkeypatch.setattr("kinmass.train.run.checkpoint.PATIENCE_S", 0.1)
-    run = shutil.copytree(middle_run, tmp_path / "run")
     with working_in(run), pytest.raises(StoreError, match="is being written by process"):
         widen(run, map_store, ["bursty"])
     with pytest.raises(RunError, match="is no run folder"):
@@ -122,9 +122,8 @@ def test_two_that_widen_at_once_are_one_after_the_other(middle_run, map_store, t
     assert not (tmp_path / "none").exists()
 
 
-def test_a_run_that_was_trained_anew_is_widened_no_more_and_says_so(middle_run, map_store, tmp_path, capsys):
+def test_a_run_that_was_trained_anew_is_widened_no_more_and_says_so(run, map_store, capsys):
     """What was widened is of other weights: no fit makes it anew, and nobody could use the run."""
-    run = shutil.copytree(middle_run, tmp_path / "run")
     widen(run, map_store, ["bursty"])
     fit_again = partial(
         fit, FitConfig(str(map_store), "stars", ("middle",), width=4, steps=20, round_steps=10, batch=8)
@@ -141,27 +140,25 @@ def test_a_run_that_was_trained_anew_is_widened_no_more_and_says_so(middle_run, 
     assert load(run).unseen == {}
 
 
-def test_galaxies_of_the_same_names_are_not_taken_for_those_held(middle_run, map_store, tmp_path, capsys):
+def test_galaxies_of_the_same_names_are_not_taken_for_those_held(run, map_store, own_store, capsys):
     """Names of mocks, and of most simulations' galaxies, say nothing: the intervals would be believed to hold."""
-    run, other = (shutil.copytree(a, tmp_path / a.name) for a in (middle_run, map_store))
     widen(run, map_store, ["bursty"])
-    assert widen(run, other, ["bursty"]) == ["bursty"]  # a store may lie anywhere
+    assert widen(run, own_store, ["bursty"]) == ["bursty"]  # a store may lie anywhere
     content = (run / UNSEEN).read_bytes()
-    status, sizes = (zarr.open_group(other / "bursty", mode="r+")[name] for name in ("status", "half_mass_radius"))
+    status, sizes = (zarr.open_group(own_store / "bursty", mode="r+")[name] for name in ("status", "half_mass_radius"))
     status[0] = 0  # as before it was mapped
     with pytest.raises(RunError, match=r"already: mapped galaxies of bursty \(12 there, 11 now\); remove"):
-        widen(run, other, ["bursty"])
+        widen(run, own_store, ["bursty"])
     status[0] = DONE
     sizes[:] = 2 * sizes[:]
-    assert main(["widen", str(run), "--store", str(other), "--suites", "bursty"]) == 2
+    assert main(["widen", str(run), "--store", str(own_store), "--suites", "bursty"]) == 2
     assert "already: R_e of" in capsys.readouterr().err
     assert (run / UNSEEN).read_bytes() == content
 
 
-def test_suites_of_which_nothing_can_be_used_are_not_said_to_be_held(middle_run, map_store, tmp_path):
-    run, store = (shutil.copytree(a, tmp_path / a.name) for a in (middle_run, map_store))
-    group = zarr.open_group(store / "bursty", mode="r+")
+def test_suites_of_which_nothing_can_be_used_are_not_said_to_be_held(run, own_store):
+    group = zarr.open_group(own_store / "bursty", mode="r+")
     group["status"][:] = np.where([part_of(lineage) == "test" for lineage in group["lineage"][:]], DONE, 0)
     with pytest.raises(RunError, match=r"has no view of bursty that .* can use, other than of the test part"):
-        widen(run, store, ["quiet", "bursty"])
+        widen(run, own_store, ["quiet", "bursty"])
     assert not (run / UNSEEN).exists()

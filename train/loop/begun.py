@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,7 +25,7 @@ from kinmass.train.run.checkpoint import (
     read_last,
     with_later_settings,
 )
-from kinmass.train.run.records import Checkpoint, RunRecord, SuiteIdentity
+from kinmass.train.run.records import Checkpoint, FitSettings, RunRecord, SuiteIdentity
 from kinmass.train.run.trained_on import counts_changed, difference, store_differences, store_identity
 
 
@@ -44,10 +44,11 @@ class Start:
     remark: str
 
 
-def settings_by_name(config: FitConfig) -> dict[str, Any]:
+def settings_by_name(config: FitConfig) -> FitSettings:
     """Return settings as run.json has them: lists for tuples, and the instrument's name for its file."""
     lists = {"suites": list(config.suites), "start_from": list(config.start_from), "families": list(config.families)}
-    return dataclasses.asdict(config) | lists | {"instrument": config.instrument_model.name}
+    named = dataclasses.asdict(config) | lists | {"instrument": config.instrument_model.name}
+    return cast(FitSettings, named)
 
 
 def with_batch_for(config: FitConfig, out: Path, processes: int, device_type: str) -> FitConfig:

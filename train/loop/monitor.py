@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kinmass.gen.look.style import own_style
+from kinmass.train.run.records import FitSettings
 
 # TensorBoard and matplotlib are imported where they are used, because only the first rank needs them.
 
@@ -32,7 +33,7 @@ class Monitor:
     Points that cannot be written (a full disk) are written with the next ones; a warning is printed once.
     """
 
-    def __init__(self, folder: Path, is_first_rank: bool, step: int, settings: dict[str, Any]):
+    def __init__(self, folder: Path, is_first_rank: bool, step: int, settings: FitSettings):
         self._folder, self._is_first_rank, self._purge_step, self._settings = folder, is_first_rank, step + 1, settings
         self._writer: Any = None
         self._unwritten_points: list[tuple[int, dict[str, float]]] = []

@@ -18,7 +18,7 @@ from kinmass.gen.storage.lock import PATIENCE_S, Lock, hold
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import TRACERS
-from kinmass.train.run.records import Checkpoint, RunRecord
+from kinmass.train.run.records import Checkpoint, FitSettings, RunRecord
 
 RUN_SCHEMA = 8
 #: Settings that may differ when a run goes on: they change where and how fast a fit runs, not what it learns.
@@ -99,8 +99,8 @@ class _FinishedRun(_Run):
 
 def with_later_settings(content: RunRecord) -> RunRecord:
     """Return the content of a run.json with every setting that came later than the schema."""
-    later = {"fit": LATER_SETTINGS | content["fit"], "model": LATER_NETWORK_SETTINGS | content["model"]}
-    return cast(RunRecord, content | later)
+    fit = cast(FitSettings, LATER_SETTINGS | content["fit"])
+    return content | {"fit": fit, "model": LATER_NETWORK_SETTINGS | content["model"]}
 
 
 def _check_content(content: Mapping[str, Any]) -> None:

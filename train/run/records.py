@@ -50,15 +50,58 @@ class Best(TypedDict):
     bias: NotRequired[float]
 
 
-class RunRecord(Provenance):
-    """run.json. model: of `ModelConfig.to_json`; fit: of `loop.begun.settings_by_name`; store: by suite.
+class FitSettings(TypedDict):
+    """The settings of `train.loop.config.FitConfig`, which says what each means; instrument: its name."""
 
-    training: which views; seen: which galaxies; runs of before that was kept do not tell.
+    store: str
+    tracer: str
+    suites: list[str]
+    instrument: str
+    encoder: str
+    head: str
+    norm: str
+    inputs: str
+    told: bool | None
+    join: str
+    width: int
+    galaxies: int
+    views: int
+    members: int
+    steps: int
+    round_steps: int
+    patience: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    ema: float
+    start_from: list[str]
+    alone_weight: float
+    seed: int
+    precision: str
+    compile: bool
+    cuda_graph: bool
+    checkpoint_minutes: float
+    scale_dex: float
+    light_dex: float
+    heat: float
+    tilt: float
+    fade: float
+    no_dispersion: float
+    radius_dex: float
+    leave_one_suite_out: bool
+    families: list[str]
+    memory_gb: float
+
+
+class RunRecord(Provenance):
+    """run.json. model: of `ModelConfig.to_json`; fit: settings; store: by suite; training: which views.
+
+    seen: which galaxies; runs of before that was kept do not tell.
     """
 
     schema: int
     model: dict[str, Any]
-    fit: dict[str, Any]
+    fit: FitSettings
     instrument: dict[str, Any]
     store: dict[str, SuiteIdentity]
     training: dict[str, Any]

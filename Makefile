@@ -40,13 +40,21 @@ export KINMASS_JOBS_AT_ONCE ?= $(FITS)
 
 setup: .venv/.installed
 
+# What pip writes into .venv names this folder. In one that was moved commands would not start, and those of a copy run
+# the first one's code: they are told where they are now.
+MOVED := $(shell { read -r was <.venv/.installed; } 2>/dev/null && ! test "$$was" -ef .venv && echo "$$was")
+ifneq ($(MOVED),)
+.PHONY: .venv/.installed
+endif
+
 .venv/.installed: requirements.lock pyproject.toml
 	@echo "== setting up .venv (once; a few minutes) =="
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; name one: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -z "$(MOVED)" || grep -rlIF "$(MOVED)" .venv/bin | tr '\n' '\0' | xargs -0r sed -i "s#$(MOVED)#$(CURDIR)/.venv#g"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+	@echo "$(CURDIR)/.venv" > $@
 
 # Every step goes on where it stood; what is done is not done again. The commands tell by content what that is, not make by
 # times, which clocks and copies change: no file is ever called `fit`. A fit with other STEPS in the same folder is refused.
@@ -85,9 +93,8 @@ demo-tables:
 
 demo-report:
 	@echo "== 5/5 figures and report =="
-	@cd $(DEMO)/results && test -s report.html && cksum *.csv | cmp -s - .reported || { \
-	  cd $(CURDIR) && $(BIN)/python -m eval report $(DEMO)/results && \
-	  cd $(DEMO)/results && cksum *.csv > .reported; }
+	@(cd $(DEMO)/results && test -s report.html && cksum *.csv | cmp -s - .reported) || { \
+	  $(BIN)/python -m eval report $(DEMO)/results && cd $(DEMO)/results && cksum *.csv > .reported; }
 
 FIT = $(BIN)/python -m train fit --store $(DEMO)/maps.zarr
 # Of both tracers begins with what the fits of each by itself have learnt, which is worth more than all else that was tried.

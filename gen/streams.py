@@ -9,13 +9,20 @@ from typing import Any
 
 
 class _Forgiving(io.FileIO):
-    """A stream that goes nowhere once its reader is gone, as `kinmass ... | head` leaves it."""
+    """A stream that goes nowhere once its reader is gone, as `kinmass ... | head` leaves it, or its disk is full.
+
+    refused: the error of the system, where it could not be written; not where nobody reads it any more.
+    """
+
+    refused: OSError | None = None
 
     def write(self, content: Any) -> int:
-        """Write bytes, or drop them where nobody reads them any more. Raises OSError, as of a full disk."""
+        """Write bytes, or drop them where that is not possible any more."""
         try:
             return super().write(content)
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.refused = error
             _to_nowhere(self.fileno())
             return memoryview(content).nbytes
 
@@ -32,13 +39,12 @@ def standard_streams() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:  # else somebody has put others in their place
         sys.stdout, sys.stderr = _forgiving(before[0]), _forgiving(before[1])
+    mine = [stream for stream in (sys.stdout, sys.stderr) if stream not in before]
     try:
         yield
     finally:
-        mine = [stream for stream in (sys.stdout, sys.stderr) if stream not in before]
         sys.stdout, sys.stderr = before
-        for stream in mine:
-            _end(stream)
+        _end(mine)
 
 
 def _open_what_is_closed() -> None:
@@ -67,16 +73,15 @@ def _forgiving(stream: Any) -> Any:
     )
 
 
-def _end(stream: Any) -> None:
-    """Write what is left of a stream. Raises SystemExit where that is not possible."""
-    try:
+def _end(streams: list[Any]) -> None:
+    """Write what is left of streams of `_Forgiving`. Raises SystemExit where one could not be written to its end."""
+    for stream in streams:
         stream.flush()
-    except OSError as error:
-        _to_nowhere(stream.fileno())  # or the same error would come again as Python ends
-        stream.flush()
-        print(f"kinmass: what was printed cannot be written ({error.strerror}); make room, or print it elsewhere",
-              file=sys.stderr)  # fmt: skip
-        raise SystemExit(2) from error
+    if refused := [error for stream in streams if (error := stream.buffer.raw.refused)]:
+        said = f"kinmass: what was printed cannot be written ({refused[0].strerror}); make room, or print it elsewhere"
+        with contextlib.suppress(OSError):  # nor may this
+            os.write(2, f"{said}\n".encode())
+        raise SystemExit(2) from refused[0]
 
 
 def _to_nowhere(number: int) -> None:

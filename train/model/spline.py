@@ -20,7 +20,8 @@ from zuko.transforms import MonotonicRQSTransform
 class Spline(MonotonicRQSTransform):  # type: ignore[misc]
     """A monotonic rational-quadratic spline (Durkan et al. 2019, arXiv:1906.04032), as zuko's but for rounding.
 
-    widths and heights (..., B) and derivatives (..., B - 1) are unconstrained; bound and slope as zuko's.
+    widths and heights (..., B) and derivatives (..., B - 1) are unconstrained; bound and slope as zuko's
+    since 1.5, whatever its version.
     """
 
     def __init__(
@@ -51,3 +52,11 @@ class SplineFlow(zuko.flows.MAF):  # type: ignore[misc]
     def __init__(self, features: int, context: int = 0, bins: int = 8, slope: float = 1e-3, **kwargs: Any):
         shapes = [(bins,), (bins,), (bins - 1,)]
         super().__init__(features, context, univariate=partial(Spline, slope=slope), shapes=shapes, **kwargs)
+        self.register_load_state_dict_pre_hook(_with_own_base)
+
+
+def _with_own_base(flow: SplineFlow, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give weights that are to be loaded the flow's own base: a standard normal, which zuko has renamed once."""
+    for name in [name for name in state if name.startswith(f"{prefix}base.")]:
+        del state[name]
+    state |= flow.base.state_dict(prefix=f"{prefix}base.")

@@ -18,19 +18,21 @@ stood.
   Priors are flat, as in JamPy's examples (slope 0 to 1.6, Zhu et al. 2023), but for the halo's scale: 6.7 R_e within .3
   dex, which is what R_e = .015 R_200 (Kravtsov 2013) and c = 10 say.
 - `jam`: stars weigh any multiple of the map's density. `M/L known`: they weigh what the map says, to .05 dex.
+- `best fit`: all that there is with JamPy 9, whose models are no sums. Of JamPy 8 it is the best one that MCMC has met.
 - Intervals: from MCMC (the stretch move of Goodman & Weare 2010). Noise of few stars is blurred with them: errors are
   multiplied by the root of the pixels in a PSF's noise-equivalent area, 4 pi sigma^2. `(2 N)^1/4`, for N pixels: that
   instead, as JamPy's examples do for what is systematic (van den Bosch & van de Ven 2009). `as they are`: neither.
 
 Networks are those of --runs named gas, stars and both, and seeds of them beside these (gas-seed1, ...). In brackets are
-68 % intervals of the dispersion, over galaxies and seeds. How a fit takes seconds is in `bench.jam`; each kept fit says
-how far its best model is from JamPy's own answer.
+68 % intervals of the dispersion, over galaxies and seeds. How a fit takes seconds is in `bench.jam`; each kept fit of
+JamPy 8 says how far its best model is from JamPy's own answer.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ import torch
 
 from bench import common
 from bench.generalization import views_of_both
-from bench.jam import Mge, Model, halo_mge, halos, jampy_version, joined, model_of, v_rms2
+from bench.jam import Mge, Model, Pixels, best_fit, halos, jampy_square, jampy_version, masses_of, seen_of
 from kinmass import train
 from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews
 from kinmass.eval.classical.rotation import rotation_profile
@@ -72,16 +74,16 @@ def fit(model: Model, seed: int = 0) -> dict[str, Any]:
         samples, best, taken = model.sample(inflate[by], known, STEPS, rng)
         made[name] = np.quantile(model.masses(samples), QUANTILES, axis=0).round(5).tolist()
         if name == "jam":
-            _, _, factor, halo, _ = model.parts(best[None])
-            inclination = model.light.inclination(best[0])
-            stars = Mge(model.light.peak * factor[0], model.light.sigma, model.light.axis_ratio)
-            potential = joined(stars, halo_mge(halo[0], model.r_e))
-            own = v_rms2(model.light, potential, inclination, best[1], model.p, model.psf)
-            made |= {
-                "best": best.round(4).tolist(), "inclination": inclination, "factor": float(factor[0]),
-                "taken": taken, "off_jampy": float(np.abs(model.square(best) / np.maximum(own, 1e-9) - 1).max()),
-            }  # fmt: skip
+            own = jampy_square(model.light, model.r_e, best, model.p, model.psf)
+            off = float(np.abs(model.square(best) / np.maximum(own, 1e-9) - 1).max())
+            made |= {"best": best.round(4).tolist(), "taken": taken, "off_jampy": off}
     return made
+
+
+def best_of(p: Pixels, light: Mge, r_e: float, psf: float) -> dict[str, Any]:
+    """What the best of JamPy's own models is like."""
+    theta, chi2 = best_fit(p, light, r_e, psf)
+    return {"pixels": len(p.x), "chi2": chi2, "best": theta.round(4).tolist()}
 
 
 def first_views(path: Path, part: str | None, instrument: Instrument, per_suite: int) -> Iterator[Views]:
@@ -89,6 +91,12 @@ def first_views(path: Path, part: str | None, instrument: Instrument, per_suite:
     for suite in store.suites(path):
         views = views_of_both(path, part, suite, instrument)
         yield views[np.sort(np.unique(views.galaxy.astype(str), return_index=True)[1])[:per_suite]]
+
+
+def seen_in(views: Views, i: int, instrument: Instrument) -> tuple[Pixels, Mge, float, float]:
+    """What JAM is given of one of the views."""
+    observed, r_e = views[i].observed(instrument)[0].numpy(), float(views.half_mass_radius_kpc[i])
+    return seen_of(observed, r_e, views.field_of_view_re, views.maps.shape[-1], instrument)
 
 
 def fits(views: Views, instrument: Instrument, kept: Path, kept_only: bool = False) -> list[dict[str, Any]]:
@@ -102,11 +110,10 @@ def fits(views: Views, instrument: Instrument, kept: Path, kept_only: bool = Fal
     for i in np.argsort(turn, kind="stable"):  # the suites take turns
         key, name = keys[i], views.ids()[i]
         if key not in known and not kept_only:
-            observed = views[np.array([i])].observed(instrument)[0].numpy()
             began = time.process_time()
             try:
-                r_e = float(views.half_mass_radius_kpc[i])
-                made = fit(model_of(observed, r_e, views.field_of_view_re, views.maps.shape[-1], instrument))
+                seen = seen_in(views, int(i), instrument)
+                made = fit(Model(*seen)) if jampy_version() < 9 else best_of(*seen)
             except (AssertionError, ValueError, RuntimeError, np.linalg.LinAlgError) as problem:
                 made = {"failed": f"{type(problem).__name__}: {problem}"}
             known[key] = {"view": key, "seconds": time.process_time() - began, **made}
@@ -223,13 +230,19 @@ def main() -> None:
     fitted = np.array(["chi2" in each for each in made])
     failed = sum("failed" in each for each in made)
     views, made = views[fitted], [each for each in made if "chi2" in each]
-    jam = {name: np.swapaxes([each[name] for each in made], 0, 1)[None] for name in KINDS}
+    kinds = [name for name in KINDS if name in made[0]]
+    jam = {name: np.swapaxes([each[name] for each in made], 0, 1)[None] for name in kinds}
+    of_best = np.stack([
+        masses_of(*seen_in(views, i, instrument)[1:3], np.array(each["best"])) for i, each in enumerate(made)
+    ])  # fmt: skip
+    jam["jam, best fit"] = np.broadcast_to(of_best, (1, len(QUANTILES), *of_best.shape))
     estimates_by_name = jam | estimates(args, views, instrument)
     truth = views.log10_menc.numpy().astype(float)
     seconds = np.array([each["seconds"] for each in made])
     print(f"{len(views)} views, {failed} more that JAM could not fit; {np.median(seconds):.1f} CPU-s per view")
-    print(f"chi^2 per pixel {np.median([each['chi2'] for each in made]):.2f}; as JamPy itself to", end=" ")
-    print(f"{np.median([each['off_jampy'] for each in made]):.1e} (worst pixel, median view)\n")
+    off = np.median([each.get("off_jampy", 0.0) for each in made])
+    print(f"JamPy {version('jampy')}; chi^2 per pixel {np.median([each['chi2'] for each in made]):.2f}; ", end="")
+    print(f"as JamPy itself to {off:.1e} (worst pixel, median view)\n")
     heads = ["mean over radii", "views", "dispersion", "", "half 16-84", "bias", "68 % holds", "95 %"]
     for suite in [*dict.fromkeys(views.suite), "all"]:
         mine = np.full(len(views), True) if suite == "all" else views.suite == suite
@@ -242,7 +255,7 @@ def main() -> None:
             rows.append([name, int(found[0].max()), spread, interval, *others])
         print(f"{suite}: {mine.sum()} views")
         common.table(heads, rows)
-    profiles = [*KINDS, *(n for n in ("gas", "stars", "both", "rotation_curve", "jeans") if n in estimates_by_name)]
+    profiles = [*jam, *(n for n in ("gas", "stars", "both", "rotation_curve", "jeans") if n in estimates_by_name)]
     profiles.append("rotation_curve, i known")
     answered = np.logical_and.reduce([np.isfinite(estimates_by_name[name][:, 2]).all(0) for name in profiles])
     print(f"all, where each of these answers: {answered.any(1).sum()} views, {answered.mean():.0%} of views and radii")

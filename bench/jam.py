@@ -1,13 +1,14 @@
 """One galaxy's stars as JamPy and MgeFit model them: what `bench.dynamics` sets beside ours, and says how.
 
-JAM's V_rms^2 is linear in the masses of a potential's Gaussians. So JamPy is asked once per Gaussian, inclination (six,
-with splines between) and anisotropy; every model after that is a sum. Two kinds of velocity ellipsoids:
+Two kinds of velocity ellipsoids, by the JamPy that is installed:
 
-- JamPy 8, aligned with cylindrical coordinates: V_rms^2 is linear in 1 / (1 - beta_z), too (Cappellari 2008, eqs. 19 to
-  28; JamPy's is, to 1e-11). Two anisotropies are enough.
-- JamPy 9, which needs Python 3.12, aligned with spherical coordinates, whose anisotropy goes with the angle so that the
-  ellipsoid nearly is a cylindrical one (Cappellari 2026, MNRAS 549, ag420, eq. 37; what its examples do): a polynomial
-  through four anisotropies.
+- JamPy 8: aligned with cylindrical coordinates. V_rms^2 is linear in the masses of a potential's Gaussians and in
+  1 / (1 - beta_z) (Cappellari 2008, eqs. 19 to 28; JamPy's is, to 1e-11). So JamPy is asked once per Gaussian,
+  inclination (six, with splines between) and two anisotropies; every model after that is a sum, and a `Model` has
+  posteriors.
+- JamPy 9, which needs Python 3.12: aligned with spherical coordinates, with an anisotropy that goes with the angle, by
+  which the ellipsoid nearly is a cylindrical one (Cappellari 2026, MNRAS 549, ag420, eq. 37; as in its examples).
+  Splines between six inclinations are off by a tenth there: it is asked for each model, for best fits (`best_fit`).
 
 JamPy and MgeFit are imported where they are called.
 """
@@ -17,14 +18,13 @@ import io
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from itertools import permutations, product
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import map_coordinates
-from scipy.optimize import brentq
+from scipy.optimize import brentq, least_squares
 from scipy.special import erf
 
 from kinmass.eval.classical.noise import excess
@@ -34,7 +34,7 @@ from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.instruments.observe import inside_half_mass_radius, psf_fwhm_pixels
 from kinmass.train.data.dataset import RADII_RE
 
-# n pixels seen, K radii, J Gaussians of a potential, A anisotropies, W walkers. Lengths are in kpc where not said.
+# n pixels seen, K radii, J Gaussians of a potential, W walkers. Lengths are in kpc where not said.
 
 ARCSEC_IS_KPC = 648 / np.pi  # the distance [Mpc] at which JamPy's arcsec are kpc
 HALO_RE = np.geomspace(0.12, 30.0, 9)  # dispersions of the halo's Gaussians [R_e]
@@ -42,7 +42,6 @@ SLOPES, LG_SCALES = np.linspace(0, 1.6, 9), np.linspace(-0.1, 1.8, 20)  # of gNF
 LG_SCALE = (np.log10(6.7), 0.3)
 AXIS_RATIOS = (0.06, 0.985)  # of the flattest Gaussian: JamPy wants at least .05, round ones have no inclination
 NODES, FINE_NODES = 6, 31
-RATIOS = (0.5, 1.0)  # of sigma_z to sigma_R
 FLOOR = 0.05  # relative error of V_rms^2 below which no pixel is believed: 2.5 % of V_rms
 WALKERS = 64
 
@@ -210,23 +209,6 @@ def v_rms2(light: Mge, potential: Mge, inclination: float, ratio: float, p: Pixe
     return np.asarray(model**2)
 
 
-def ratio_nodes() -> np.ndarray:
-    """(A,) ratios of sigma_z to sigma_R at which JamPy is asked: two, or four, those of Chebyshev in the logarithm."""
-    if jampy_version() < 9:
-        return np.array([1.0, 1.5**0.5])
-    middle, half = np.mean(np.log(RATIOS)), 0.5 * np.diff(np.log(RATIOS))[0]
-    return np.asarray(np.exp(middle + half * np.cos(np.pi * (np.arange(4) + 0.5) / 4)))
-
-
-def ratio_weights(ratio: np.ndarray) -> np.ndarray:
-    """(W, A) weights of `ratio_nodes` in V_rms^2 at ratios (W,) (Lagrange)."""
-    x, nodes = (r**-2.0 if jampy_version() < 9 else np.log(r) for r in (ratio, ratio_nodes()))
-    weights = np.ones((len(x), len(nodes)))
-    for i, j in permutations(range(len(nodes)), 2):
-        weights[:, i] *= (x - nodes[j]) / (nodes[i] - nodes[j])
-    return weights
-
-
 def joined(*mges: Mge) -> Mge:
     """The Gaussians of several."""
     return Mge(*(np.concatenate([getattr(m, a) for m in mges]) for a in ("peak", "sigma", "axis_ratio")))
@@ -238,6 +220,92 @@ def halo_mge(masses: np.ndarray, r_e: float) -> Mge:
     return Mge(masses / (2e6 * np.pi * sigma**2), sigma, np.ones_like(sigma))
 
 
+def bounds(light: Mge) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest parameters (6,), which `Model` names."""
+    low = [AXIS_RATIOS[0], 0.5, 5.0, 0.0, SLOPES[0], LG_SCALES[0]]
+    return np.array(low), np.array([light.axis_ratio.min() - 1e-3, 1.0, 14.0, 0.99, SLOPES[-1], LG_SCALES[-1]])
+
+
+def halo_masses(slope: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(W, J) masses of HALO_RE's Gaussians in halos of unit mass inside R_e, of slopes and lg of scales (W,)."""
+    where = [slope / (SLOPES[1] - SLOPES[0]), (scale - LG_SCALES[0]) / (LG_SCALES[1] - LG_SCALES[0])]
+    return np.stack([map_coordinates(h, where, order=1, mode="nearest") for h in np.moveaxis(halos(), 2, 0)], 1)
+
+
+def potential_of(light: Mge, r_e: float, theta: np.ndarray) -> tuple[float, Mge, np.ndarray]:
+    """Inclination [deg], Gaussians of the stars' mass and masses (J,) of the halo's, of parameters (6,)."""
+    q, _, lg_mass, dark, slope, scale = theta
+    inclination = light.inclination(q)
+    factor = 10**lg_mass * (1 - dark) / light.mass_inside(np.array([r_e]), inclination)[0]
+    halo = halo_masses(np.array([slope]), np.array([scale]))[0] * 10**lg_mass * dark
+    return inclination, Mge(light.peak * factor, light.sigma, light.axis_ratio), halo
+
+
+def jampy_square(light: Mge, r_e: float, theta: np.ndarray, p: Pixels, psf: float) -> np.ndarray:
+    """(n,) JamPy's own V_rms^2 of parameters (6,)."""
+    inclination, stars, halo = potential_of(light, r_e, theta)
+    return v_rms2(light, joined(stars, halo_mge(halo, r_e)), inclination, theta[1], p, psf)
+
+
+def masses_of(light: Mge, r_e: float, theta: np.ndarray) -> np.ndarray:
+    """(K,) log10 of the mass [Msun] inside RADII_RE of parameters (6,)."""
+    inclination, stars, halo = potential_of(light, r_e, theta)
+    radii = np.array(RADII_RE)
+    return np.log10(stars.mass_inside(radii * r_e, inclination) + halo @ sphere_share(radii))
+
+
+def first_variance(p: Pixels) -> np.ndarray:
+    """(n,) variance of V_rms^2 by the instrument's errors alone."""
+    return 4 * p.error**2 * (p.smooth + p.error**2) + (FLOOR * p.smooth) ** 2
+
+
+def believed(p: Pixels, square: np.ndarray) -> tuple[np.ndarray, float]:
+    """(n,) variance of V_rms^2 that residuals of the best model, and few stars, call for; the reduced chi^2 with it."""
+    best = np.maximum(square, (0.3 * p.error) ** 2)
+    own = 4 * p.error**2 * (best + p.error**2) + (FLOOR * best) ** 2
+    few, residual2 = best**2 * p.mean / p.density, (p.square - best) ** 2
+
+    def excess_of(c: float) -> float:
+        """Return the median of chi^2 per pixel less what it should be, with c times the noise of few stars."""
+        return float(np.median(residual2 / (own + c * few)) - 0.45494)
+
+    c = 0.0 if excess_of(0.0) <= 0 else brentq(excess_of, 0.0, 100.0)
+    variance = own + c * few
+    return variance, float(np.mean(residual2 / variance))
+
+
+def best_fit(p: Pixels, light: Mge, r_e: float, psf: float) -> tuple[np.ndarray, float]:
+    """Parameters (6,) of the best of JamPy's own models, and its reduced chi^2; from two starts."""
+    low, high = bounds(light)
+    width = np.array([0.2, 0.15, 0.2, 0.3, 0.5, 0.3])  # of a step; those of differences are a twentieth
+    lg_mass = np.log10(2.5 * r_e * np.median(p.smooth) / G)
+    variance = first_variance(p)
+
+    def residuals(x: np.ndarray) -> np.ndarray:
+        """Return those of pixels and of the prior on the halo's scale (n + 1,)."""
+        square = np.nan_to_num(jampy_square(light, r_e, x * width, p, psf))
+        return np.append((p.square - square) / np.sqrt(variance), (x[5] * width[5] - LG_SCALE[0]) / LG_SCALE[1])
+
+    def slopes(x: np.ndarray) -> np.ndarray:
+        """Return differences of residuals (n + 1, 6), towards the middle of the bounds."""
+        here, steps = residuals(x), 0.05 * np.sign((low + high) / 2 / width - x)
+        return np.stack([(residuals(x + h) - here) / h[i] for i, h in enumerate(np.diag(steps))], axis=1)
+
+    def fitted(x: np.ndarray) -> Any:
+        """Return the least squares' answer from a start (6,)."""
+        return least_squares(residuals, x, slopes, bounds=(low / width, high / width), ftol=1e-4, max_nfev=12)
+
+    def start(share: float, dark: float) -> np.ndarray:
+        """Return the parameters (6,), over their widths, at a share of the range of axis ratios."""
+        q = low[0] + share * (high[0] - low[0])
+        return np.array([q, 0.9, lg_mass, dark, 1.0, LG_SCALE[0]]) / width
+
+    first = fitted(start(0.7, 0.2)).x
+    variance, _ = believed(p, jampy_square(light, r_e, first * width, p, psf))
+    theta = min(map(fitted, (first, start(0.3, 0.7))), key=lambda fit: fit.cost).x * width
+    return theta, believed(p, jampy_square(light, r_e, theta, p, psf))[1]
+
+
 class Model:
     """Everything JAM says of one galaxy, as a sum; parameters are (W, 6).
 
@@ -247,25 +315,25 @@ class Model:
 
     def __init__(self, p: Pixels, light: Mge, r_e: float, psf: float):
         self.p, self.light, self.r_e, self.psf = p, light, r_e, psf
-        self.low = np.array([AXIS_RATIOS[0], RATIOS[0], 5.0, 0.0, SLOPES[0], LG_SCALES[0]])
-        self.high = np.array([light.axis_ratio.min() - 1e-3, RATIOS[1], 14.0, 0.99, SLOPES[-1], LG_SCALES[-1]])
+        self.low, self.high = bounds(light)
         nodes = np.linspace(self.low[0], self.high[0], NODES)
         self.axis_ratio = np.linspace(nodes[0], nodes[-1], FINE_NODES)
         self.inclination = np.array([light.inclination(q) for q in self.axis_ratio])
-        # Of a halo's Gaussian alone V_rms^2 may be negative, which JamPy cuts off: it is asked beside the stars.
-        mass = light.mass().sum()
-        unit = [light, *(joined(light, halo_mge(one * mass, r_e)) for one in np.eye(len(HALO_RE)))]
-        ratios = ratio_nodes()
-        table = np.empty((NODES, len(ratios), len(unit), len(p.x)))
-        for (i, q), (j, ratio), (k, potential) in product(enumerate(nodes), enumerate(ratios), enumerate(unit)):
-            table[i, j, k] = v_rms2(light, potential, light.inclination(q), ratio, p, psf)
-        table[:, :, 1:] = (table[:, :, 1:] - table[:, :, :1]) / mass
+        unit = [light] + [halo_mge(one, r_e) for one in np.eye(len(HALO_RE)) * 1e10]
+        table = np.empty((NODES, 2, len(unit), len(p.x)))
+        for i, q in enumerate(nodes):
+            for j, potential in enumerate(unit):
+                # beta = 0 and -1/2: more makes single Gaussians' V_rms^2 negative, which JamPy cuts off
+                one, two_thirds = (
+                    v_rms2(light, potential, light.inclination(q), (1 - b) ** 0.5, p, psf) for b in (0.0, -0.5)
+                )
+                table[i, :, j] = 3 * two_thirds - 2 * one, 3 * (one - two_thirds)
+        table[:, :, 1:] *= 1e-10
         fine = CubicSpline(nodes, table)(self.axis_ratio)
-        self.table = fine.reshape(FINE_NODES, len(ratios) * len(unit), len(p.x))
+        self.table = fine.reshape(FINE_NODES, 2 * len(unit), len(p.x))
         self.stars = np.stack([light.mass_inside(np.array(RADII_RE) * r_e, i) for i in self.inclination])
         self.stars_re = np.concatenate([light.mass_inside(np.array([r_e]), i) for i in self.inclination])
-        self.halos = halos()
-        self.weigh(4 * p.error**2 * (p.smooth + p.error**2) + (FLOOR * p.smooth) ** 2)
+        self.weigh(first_variance(p))
 
     def weigh(self, variance: np.ndarray) -> None:
         """Take variances (n,) of V_rms^2, and add up what chi^2 needs."""
@@ -276,7 +344,7 @@ class Model:
         self.constant = float(self.p.square**2 @ (1 / variance))
 
     def parts(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Node below, share of the next, factor on the stars (W,), halo masses (W, J), coefficients (W, A (1 + J))."""
+        """Node below, share of the next, factor on the stars (W,), halo masses (W, J), coefficients (W, 2 + 2 J)."""
         q, ratio, lg_mass, dark, slope, scale = theta.T
         at = (q - self.axis_ratio[0]) / (self.axis_ratio[1] - self.axis_ratio[0])
         node = np.clip(at.astype(int), 0, FINE_NODES - 2)
@@ -284,11 +352,10 @@ class Model:
         mass = 10**lg_mass
         stars_re = (1 - share) * self.stars_re[node] + share * self.stars_re[node + 1]
         factor = mass * (1 - dark) / stars_re
-        where = [slope / (SLOPES[1] - SLOPES[0]), (scale - LG_SCALES[0]) / (LG_SCALES[1] - LG_SCALES[0])]
-        halo = np.stack([map_coordinates(h, where, order=1, mode="nearest") for h in np.moveaxis(self.halos, 2, 0)], 1)
+        halo = halo_masses(slope, scale)
         halo *= (mass * dark)[:, None]
         each = np.column_stack([factor, halo])
-        return node, share, factor, halo, (ratio_weights(ratio)[:, :, None] * each[:, None]).reshape(len(each), -1)
+        return node, share, factor, halo, np.column_stack([each, each / ratio[:, None] ** 2])  # 1 / (1 - beta_z)
 
     def square(self, theta: np.ndarray) -> np.ndarray:
         """(n,) V_rms^2 of parameters (6,)."""
@@ -347,23 +414,17 @@ class Model:
         return np.concatenate(kept), best, taken / (steps * WALKERS)
 
     def believe(self, theta: np.ndarray) -> float:
-        """Reduced chi^2 of the best model, with errors that its residuals, and few stars, call for."""
-        best, p = np.maximum(self.square(theta), (0.3 * self.p.error) ** 2), self.p
-        own = 4 * p.error**2 * (best + p.error**2) + (FLOOR * best) ** 2
-        few, residual2 = best**2 * p.mean / p.density, (p.square - best) ** 2
-
-        def excess_of(c: float) -> float:
-            """Return the median of chi^2 per pixel less what it should be, with c times the noise of few stars."""
-            return float(np.median(residual2 / (own + c * few)) - 0.45494)
-
-        c = 0.0 if excess_of(0.0) <= 0 else brentq(excess_of, 0.0, 100.0)
-        self.weigh(own + c * few)
-        return float(np.mean(residual2 / self.variance))
+        """Weigh pixels by `believed` of parameters (6,), and return the reduced chi^2."""
+        variance, chi2 = believed(self.p, self.square(theta))
+        self.weigh(variance)
+        return chi2
 
 
-def model_of(observed: np.ndarray, r_e: float, field_of_view_re: float, stored: int, instrument: Instrument) -> Model:
-    """JAM of observed maps (8, P, P), stored with so many pixels along a side; not yet fitted."""
+def seen_of(
+    observed: np.ndarray, r_e: float, field_of_view_re: float, stored: int, instrument: Instrument
+) -> tuple[Pixels, Mge, float, float]:
+    """What `Model` and `best_fit` want of observed maps (8, P, P), stored with so many pixels along a side."""
     fwhm = float(psf_fwhm_pixels(instrument, stored, field_of_view_re, torch.tensor(r_e)))
     psf = fwhm / 2.3548 * field_of_view_re * r_e / stored
     p = pixels_of(observed[:4], r_e, instrument.grid(stored, field_of_view_re)[1], instrument)
-    return Model(p, light_of(p, psf), r_e, psf)
+    return p, light_of(p, psf), r_e, psf

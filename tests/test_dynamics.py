@@ -10,10 +10,13 @@ from bench.jam import (
     Mge,
     Model,
     Pixels,
+    best_fit,
     halo_mge,
     halos,
+    jampy_square,
     jampy_version,
     joined,
+    masses_of,
     sphere_share,
     v_rms2,
 )
@@ -73,14 +76,20 @@ def test_jampy_agrees_and_a_galaxy_of_its_making_is_weighed():
     )
     noisy = square * (1 + 0.04 * np.random.default_rng(1).standard_normal(len(x)))
     p = Pixels(x, y, flat, noisy, square, 0.01 * np.sqrt(square), side, 0.6, 1.0)
-    model = Model(p, STARS, r_e, 0.4)
     cos = np.cos(np.radians(INCLINATION))
     q = np.sqrt(0.58**2 - cos**2) / np.sqrt(1 - cos**2)
     inside_re = both.mass_inside(np.array([r_e]), INCLINATION)[0]
     dark = 1 - STARS.mass_inside(np.array([r_e]), INCLINATION)[0] / inside_re
     theta = np.array([q, np.sqrt(1 - 0.2), np.log10(inside_re), dark, 1.0, LG_SCALES[9]])
-    # JamPy 9 is linear in masses to a few per cent, for its condition at the outer edge adapts to the potential.
-    np.testing.assert_allclose(model.square(theta), square, rtol=5e-3 if jampy_version() < 9 else 3e-2)
+    np.testing.assert_allclose(masses_of(STARS, r_e, theta), true, atol=1e-3)
+    np.testing.assert_allclose(jampy_square(STARS, r_e, theta, p, 0.4), square, rtol=1e-3)
+    if jampy_version() >= 9:
+        best, chi2 = best_fit(p, STARS, r_e, 0.4)
+        assert chi2 == pytest.approx(0.04**2 / (0.05**2 + 0.02**2 + 0.02**4), rel=0.2)  # errors, and their floor
+        np.testing.assert_allclose(masses_of(STARS, r_e, best), true, atol=0.06)
+        return
+    model = Model(p, STARS, r_e, 0.4)
+    np.testing.assert_allclose(model.square(theta), square, rtol=5e-3)
     samples, _, taken = model.sample(1.0, np.inf, 400, np.random.default_rng(2))
     low, median, high = np.quantile(model.masses(samples), (0.023, 0.5, 0.977), axis=0)
     assert 0.1 < taken < 0.7

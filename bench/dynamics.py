@@ -60,6 +60,7 @@ KINDS = {
     "jam, errors x (2 N)^1/4": (np.inf, "(2 N)^1/4"),
     "jam, errors as they are": (np.inf, ""),
 }
+BEST = "jam, best fit"
 
 
 def fit(model: Model, seed: int = 0) -> dict[str, Any]:
@@ -76,14 +77,16 @@ def fit(model: Model, seed: int = 0) -> dict[str, Any]:
         if name == "jam":
             own = jampy_square(model.light, model.r_e, best, model.p, model.psf)
             off = float(np.abs(model.square(best) / np.maximum(own, 1e-9) - 1).max())
-            made |= {"best": best.round(4).tolist(), "taken": taken, "off_jampy": off}
+            masses = masses_of(model.light, model.r_e, best).round(5).tolist()
+            made |= {"best": best.round(4).tolist(), BEST: [masses] * len(QUANTILES), "taken": taken, "off_jampy": off}
     return made
 
 
 def best_of(p: Pixels, light: Mge, r_e: float, psf: float) -> dict[str, Any]:
     """What the best of JamPy's own models is like."""
     theta, chi2 = best_fit(p, light, r_e, psf)
-    return {"pixels": len(p.x), "chi2": chi2, "best": theta.round(4).tolist()}
+    masses = masses_of(light, r_e, theta).round(5).tolist()
+    return {"pixels": len(p.x), "chi2": chi2, "best": theta.round(4).tolist(), BEST: [masses] * len(QUANTILES)}
 
 
 def first_views(path: Path, part: str | None, instrument: Instrument, per_suite: int) -> Iterator[Views]:
@@ -91,12 +94,6 @@ def first_views(path: Path, part: str | None, instrument: Instrument, per_suite:
     for suite in store.suites(path):
         views = views_of_both(path, part, suite, instrument)
         yield views[np.sort(np.unique(views.galaxy.astype(str), return_index=True)[1])[:per_suite]]
-
-
-def seen_in(views: Views, i: int, instrument: Instrument) -> tuple[Pixels, Mge, float, float]:
-    """What JAM is given of one of the views."""
-    observed, r_e = views[i].observed(instrument)[0].numpy(), float(views.half_mass_radius_kpc[i])
-    return seen_of(observed, r_e, views.field_of_view_re, views.maps.shape[-1], instrument)
 
 
 def fits(views: Views, instrument: Instrument, kept: Path, kept_only: bool = False) -> list[dict[str, Any]]:
@@ -110,9 +107,10 @@ def fits(views: Views, instrument: Instrument, kept: Path, kept_only: bool = Fal
     for i in np.argsort(turn, kind="stable"):  # the suites take turns
         key, name = keys[i], views.ids()[i]
         if key not in known and not kept_only:
+            observed, r_e = views[i].observed(instrument)[0].numpy(), float(views.half_mass_radius_kpc[i])
             began = time.process_time()
             try:
-                seen = seen_in(views, int(i), instrument)
+                seen = seen_of(observed, r_e, views.field_of_view_re, views.maps.shape[-1], instrument)
                 made = fit(Model(*seen)) if jampy_version() < 9 else best_of(*seen)
             except (AssertionError, ValueError, RuntimeError, np.linalg.LinAlgError) as problem:
                 made = {"failed": f"{type(problem).__name__}: {problem}"}
@@ -230,12 +228,8 @@ def main() -> None:
     fitted = np.array(["chi2" in each for each in made])
     failed = sum("failed" in each for each in made)
     views, made = views[fitted], [each for each in made if "chi2" in each]
-    kinds = [name for name in KINDS if name in made[0]]
+    kinds = [name for name in (BEST, *KINDS) if name in made[0]]
     jam = {name: np.swapaxes([each[name] for each in made], 0, 1)[None] for name in kinds}
-    of_best = np.stack([
-        masses_of(*seen_in(views, i, instrument)[1:3], np.array(each["best"])) for i, each in enumerate(made)
-    ])  # fmt: skip
-    jam["jam, best fit"] = np.broadcast_to(of_best, (1, len(QUANTILES), *of_best.shape))
     estimates_by_name = jam | estimates(args, views, instrument)
     truth = views.log10_menc.numpy().astype(float)
     seconds = np.array([each["seconds"] for each in made])

@@ -334,7 +334,7 @@ def code_units(path: Path, units: CodeUnits) -> tuple[float, float]:
                     raise SnapshotError(f"{path}: {name} is {words}; keep the one that is true")
         said_h = [scalar(attrs["HubbleParam"], "HubbleParam") for attrs in groups.values() if "HubbleParam" in attrs]
     # GADGET-4 also runs in units without factors of h (its HubbleParam is 1, and Hubble is H0): both files say h = 1.
-    has_no_h = units.hubble == 1 and said_h == [1.0] * len(said_h) != []
+    has_no_h = units.hubble == 1 and {*said_h} == {1.0}
     kpc_per_unit, msun_per_unit = (
         in_round_units(file_units[name]) * (a / (1.0 if has_no_h else factor_of_h(path, units)))
         if name in file_units

@@ -46,22 +46,13 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS, is_c
     )
     enough_stars = n_stars >= min_stars
 
-    def inside(steps: int, total: np.ndarray = mass) -> np.ndarray:
-        """Return the mass, or another total (K,), inside radii that are so many steps smaller."""
-        return np.concatenate([np.zeros(steps), total])[: len(total)]
-
-    def shells(total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return how much (K,) of a total inside the radii (K,) lies in the last shell within each, and beyond it."""
-        shell = total - inside(SHELL_STEPS, total)
-        return shell, np.append(shell[SHELL_STEPS:], np.zeros(SHELL_STEPS))[: len(total)]
-
     growth = 10 ** (3 * SHELL_STEPS / PER_DECADE)  # of a shell's volume
-    (shell, next_shell), (n_shell, n_next) = shells(mass), shells(n_stars)
+    (shell, next_shell), (n_shell, n_next) = _shells(mass), _shells(n_stars)
     rises = (next_shell > growth * shell) & (next_shell > NEIGHBOUR_SHARE * mass)
     if is_central:
         rises &= _rises_surely(n_shell, n_next, growth, NEIGHBOUR_SIGMA)
-    is_end = enough_stars & (2 * inside(END_STEPS) >= mass)
-    is_neighbour = enough_stars & rises & (2 * inside(NEIGHBOUR_STEPS) >= mass)
+    is_end = enough_stars & (2 * _inside(mass, END_STEPS) >= mass)
+    is_neighbour = enough_stars & rises & (2 * _inside(mass, NEIGHBOUR_STEPS) >= mass)
 
     def is_around(inner: int, outer: int) -> bool:
         """Tell whether the stars beyond one of the radii, up to another, are on all sides."""
@@ -94,6 +85,17 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS, is_c
             break
         begin, end = found + 1, next_end
     return float(radius_kpc[found]) if found < len(radius_kpc) else None
+
+
+def _inside(total: np.ndarray, steps: int) -> np.ndarray:
+    """Return what of a total inside the radii (K,) lies inside radii that are so many steps smaller."""
+    return np.concatenate([np.zeros(steps), total])[: len(total)]
+
+
+def _shells(total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how much (K,) of a total inside the radii (K,) lies in the last shell within each, and beyond it."""
+    shell = total - _inside(total, SHELL_STEPS)
+    return shell, np.append(shell[SHELL_STEPS:], np.zeros(SHELL_STEPS))[: len(total)]
 
 
 def _rises_surely(n_inner: np.ndarray, n_outer: np.ndarray, growth: float, sigma: float) -> np.ndarray:

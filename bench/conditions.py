@@ -10,7 +10,8 @@
 For every condition (how a view is taken) and tracer: RMSE of log10 M(<r) [dex], mean over ten radii, the share of
 truths inside 68 and 95 % intervals, and of views called out of distribution; of the network trained through `ifu`
 (which is not told how a view was taken), of the one trained through `survey` (which is), of the same without being told
-(`untold`), and of a specialist that was trained for this condition alone (`--specialists TRACER ...`; each is a fit).
+(`untold`), and of a specialist that was trained for this condition alone (`--specialists TRACER ...`; each is a fit;
+--of CONDITION ... for some conditions only).
 Intervals are the 16th to 84th percentiles of a bootstrap that draws lineages, and seeds. Fits are `kinmass fit`, two at
 a time on one thread each, and kept: the same command goes on where it stood. Galaxies of --fresh are nobody's training
 or validation galaxies; nothing was chosen on them.
@@ -27,9 +28,21 @@ import yaml
 
 from bench import common
 from kinmass.eval.report import figures
-from kinmass.eval.tables.conditions import TRACERS, Network, as_text, conditions, tabulate, views_to_test, write
+from kinmass.eval.tables.conditions import (
+    RADIUS_ERROR_DEX,
+    TRACERS,
+    Network,
+    as_text,
+    conditions,
+    tabulate,
+    views_to_test,
+    write,
+)
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import aside, write_atomically
+
+#: Conditions that have specialists: the networks through `ifu` and `survey` are those of the others.
+SPECIAL = [name for name in conditions() if name not in ("full", "all at once", *RADIUS_ERROR_DEX)]
 
 
 def train_one(run: Path, store_path: Path, tracer: str, instrument: str, steps: int, options: str) -> None:
@@ -50,9 +63,8 @@ def fits(
                 run = out / f"{kind}-{tracer}-{seed}"
                 yield Network(kind, run), (run, store_path, tracer, instrument, args.steps, f"{options} --seed {seed}")
     for tracer in args.specialists:
-        for name, condition in conditions().items():
-            if name in ("full", "all at once"):
-                continue  # the first two networks are specialists for these
+        for name in args.of:
+            condition = conditions()[name]
             file = out / f"{condition.name}.yaml"
             write_atomically(file, yaml.safe_dump(condition.model_dump(mode="json", exclude_none=True)))
             run = out / f"for-{condition.name}-{tracer}"
@@ -70,7 +82,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4800, help="optimiser steps of each fit")
     parser.add_argument("--seeds", type=int, default=1, help="networks of every general kind")
     parser.add_argument("--any", action="store_true", help="train one network for any tracer, not one for each")
-    parser.add_argument("--specialists", nargs="*", default=[], choices=TRACERS, help="tracers with specialists")
+    parser.add_argument(
+        "--specialists", nargs="*", default=[], choices=[*TRACERS, "any"], help="tracers with specialists"
+    )
+    parser.add_argument(
+        "--of", nargs="*", default=SPECIAL, choices=SPECIAL, metavar="CONDITION",
+        help=f"conditions with specialists; all where left out: {', '.join(SPECIAL)}",
+    )  # fmt: skip
     parser.add_argument(
         "--networks", nargs="*", default=["ifu", "survey"], choices=["ifu", "survey", "untold"],
         help="general kinds to train (default: ifu survey)",

@@ -103,7 +103,7 @@ def pairs(model: MassModel, views: Views, observed: torch.Tensor) -> tuple[torch
     """Data of sbi: unconstrained profiles (N, K) and maps (N, 4 T, P, P); and log10 of the mass units (N,)."""
     inputs, unit = model.inputs(observed, views.half_mass_radius_kpc)
     free = unconstrained(views.log10_menc - unit[:, None], model.density.max_step)
-    return free, torch.cat([inputs[t] for t in model.tracers], 1), unit
+    return free, torch.cat([inputs[t][0] for t in model.tracers], 1), unit
 
 
 def views_of(config: FitConfig, part: str) -> Views:

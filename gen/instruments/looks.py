@@ -48,6 +48,16 @@ class NormalMaps(Protocol):
         ...
 
 
+class _Rows:
+    """The normal maps of some looks (M,) out of those of more."""
+
+    def __init__(self, normal: NormalMaps, rows: torch.Tensor):
+        self._normal, self._rows = normal, rows
+
+    def __getitem__(self, index: tuple[torch.Tensor | slice, slice], /) -> torch.Tensor:
+        return self._normal[self._rows[index[0]], index[1]]
+
+
 @dataclass(frozen=True)
 class Look:
     """The random numbers of N looks, one for each view.
@@ -58,6 +68,10 @@ class Look:
 
     choices: torch.Tensor
     normal: NormalMaps
+
+    def of(self, rows: torch.Tensor) -> "Look":
+        """Return the looks of some rows (M,)."""
+        return Look(self.choices[rows], _Rows(self.normal, rows))
 
     def maps(self, first: int, last: int) -> Drawn:
         """Return the normal numbers (N, last - first, P, P) from a map to another, for `where`."""

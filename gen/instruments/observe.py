@@ -5,6 +5,7 @@ maps are not stored. An instrument acts in this order: resolution of the simulat
 of view and rebinning, cuts and losses, binning, noise, and what is known of it.
 """
 
+from copy import copy
 from functools import partial
 
 import torch
@@ -92,6 +93,7 @@ def observe(
     look: Look | None = None,
     told: bool = False,
     tracers: tuple[str, ...] = ("stars", "gas"),
+    wanted: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Observed maps (N, 8, Q, Q): density, V, sigma and a mask of valid pixels of the stars, then of the gas.
 
@@ -99,7 +101,8 @@ def observe(
     noise (N, 4, Q, Q): standard normal numbers for V and sigma of stars and gas, or None for no noise.
     half_mass_radius_kpc (N,): needed only for a PSF in kpc. look: the numbers from which an instrument that varies
     draws; without them it is `without_look`. told: return (N, 18, Q, Q), with the channels of TOLD after these eight.
-    tracers: those that are observed; the maps of the other are zero.
+    tracers: those that are observed; the maps of the other are zero. wanted (N, 2): of which views stars and gas are
+    observed; without it, of all.
     PSF and rebinning act on the moments Sigma, Sigma V, Sigma (V^2 + sigma^2), exactly as light does. Cuts and errors
     refer to the mean density inside R_e of the blurred map before rebinning; of a tracer with nothing inside R_e, to
     the mean of its non-empty pixels. Invalid pixels are zero.
@@ -114,12 +117,22 @@ def observe(
     if instrument.varies() and look is None:
         instrument = without_look(instrument)
     view = _View(maps, instrument, field_of_view_re, half_mass_radius_kpc, look)
-    seen = [view.tracer(t, noise, told) if name in tracers else None for t, name in enumerate(("stars", "gas"))]
-    some = next(channels for channels in seen if channels)
-    nothing = [torch.zeros_like(some[0])] * len(some)
     parts = (slice(0, 4), slice(4, None)) if told else (slice(0, 4),)
-    # One copy of all, because copies of this size cost as much as all arithmetic.
-    return torch.stack([x for part in parts for channels in seen for x in (channels or nothing)[part]], dim=1)
+    if wanted is None:
+        seen = [view.tracer(t, noise, told) if name in tracers else None for t, name in enumerate(("stars", "gas"))]
+        some = next(channels for channels in seen if channels)
+        nothing = [torch.zeros_like(some[0])] * len(some)
+        # One copy of all, because copies of this size cost as much as all arithmetic.
+        return torch.stack([x for part in parts for channels in seen for x in (channels or nothing)[part]], dim=1)
+    n_channels = CHANNELS_TOLD if told else CHANNELS
+    observed = maps.new_zeros(len(maps), n_channels, view.pixels, view.pixels)
+    for t, name in enumerate(("stars", "gas")):
+        rows = torch.nonzero(wanted[:, t])[:, 0]
+        if name in tracers and len(rows):
+            channels = view.of(rows).tracer(t, None if noise is None else noise[rows], told)
+            for part, first, last in zip(parts, (4 * t, 8 + 5 * t), (4 * t + 4, 13 + 5 * t), strict=False):
+                observed[rows, first:last] = torch.stack(channels[part], dim=1)
+    return observed
 
 
 def with_told(observed: torch.Tensor) -> torch.Tensor:
@@ -164,6 +177,15 @@ class _View:
             matrix = optics.psf_matrix(maps, self.fwhm)
             self.psf = None if matrix is None else (matrix, matrix)
         self.footprint = self._footprint()
+
+    def of(self, rows: torch.Tensor) -> "_View":
+        """Return some of the views (M,)."""
+        part = copy(self)
+        part.maps, part.look = self.maps[rows], self.look and self.look.of(rows)
+        part.fwhm, part.fwhm_re = (x[rows] if isinstance(x, torch.Tensor) else x for x in (self.fwhm, self.fwhm_re))
+        part.psf = self.psf and (_rows(self.psf[0], rows), _rows(self.psf[1], rows))
+        part.footprint = None if self.footprint is None else _rows(self.footprint, rows)
+        return part
 
     def _blurred(self, images: torch.Tensor) -> torch.Tensor:
         if self.psf is None:
@@ -367,6 +389,11 @@ class _Values:
         """Return which looks (N, 1, 1) are among a share of them; without looks whether all are."""
         share = getattr(self.tracer, key)
         return self.look.happens(f"{self.name}.{key}", share) if self.look else bool(share == 1)
+
+
+def _rows(numbers: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return some rows of what has one for each view; what is the same for all views has none."""
+    return numbers[rows] if len(numbers) > 1 and numbers.dim() > 2 else numbers
 
 
 def _footprint(

@@ -14,6 +14,7 @@ from kinmass.train.data.dataset import RADII_RE, Views
 from kinmass.train.data.sampler import draws, looks, normal
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.recorded import Recorded
+from kinmass.train.loop.turns import observe_by_turns
 from kinmass.train.model.density import latent_log_prob
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import drop_tracers, flip_sky, has_motion
@@ -194,12 +195,14 @@ class Fitter:
         if numbers is not None:
             maps, r_e, truth = config.augmentation.vary(maps, r_e, truth, field_of_view_re, numbers)
         look = looks(samples, maps.shape[-1], config.seed) if self.instrument.varies() else None
-        seen_as = self.instrument, noise, field_of_view_re, r_e.float(), look, config.is_told, self.model.tracers
-        observed = observe(maps, *seen_as).to(self._dtype)
+        seen_as = self.instrument, noise, field_of_view_re, r_e.float(), look, config.is_told
+        if config.tracer == "any":
+            observed = observe_by_turns(((bits >> 8) & 0xFFFF) % 3, maps, *seen_as)
+        else:
+            observed = observe(maps, *seen_as, self.model.tracers)
+        observed = observed.to(self._dtype)
         if numbers is not None:
             observed = config.augmentation.vary_observed(observed, numbers)
-        if config.tracer == "any":
-            observed = drop_tracers(observed, ((bits >> 8) & 0xFFFF) % 3)
         log_probs = self.wrapped(observed, r_e, truth, self._alone_weight > 0)
         if self.instrument.varies():
             # Of a look that shows nothing, as where a wide PSF leaves all below what is seen, nothing is learnt.

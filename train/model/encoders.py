@@ -1,7 +1,7 @@
 """Encoders: networks that turn one tracer's dimensionless maps into features. Experiments show which is best.
 
-All take (N, 4, P, P) maps - log density, V, sigma, mask, and `extra` channels more of what is told of a view - and
-return (N, F) features.
+All take (N, 4, P, P) maps - log density, V, sigma, mask - and return (N, F) features. Where `is_told` they take the
+errors and numbers of `scaling.told_inputs` too: channels after the mask, and numbers (N, T) of each view.
 docs/benchmarks/networks.md compares them.
 """
 
@@ -12,9 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# N views, P pixels along a side, F features, R rings, A angles, C channels
+from kinmass.train.model.scaling import ERRORS_TOLD, NUMBERS_TOLD
+
+# N views, P pixels along a side, F features, R rings, A angles, C channels, T numbers that are told of a view
 #: Rings and angles of the polar grid. Rings are about a pixel of the demo's maps wide.
 RINGS, ANGLES = 14, 16
+#: Share of a polar cell that is seen at least in one that shows something.
+LEAST_SHARE = 1e-3
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
@@ -29,10 +33,21 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
     raise ValueError(f"unknown norm {kind!r}; there are group, batch")
 
 
+def _channels(is_told: bool) -> int:
+    return 4 + (ERRORS_TOLD + NUMBERS_TOLD) * is_told
+
+
+def _spread(maps: torch.Tensor, told: torch.Tensor | None) -> torch.Tensor:
+    """Return maps (N, C + T, P, P) with the numbers told of each view (N, T) in all of its valid pixels."""
+    return maps if told is None else torch.cat([maps, told[:, :, None, None] * maps[:, 3:4]], dim=1)
+
+
 class PlainEncoder(nn.Module):
     """Convolutions that halve the map three times, then pooling over the sky by mean and by maximum."""
 
-    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, extra: int = 0):
+    def __init__(
+        self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, is_told: bool = False
+    ):
         super().__init__()
 
         def stage(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
@@ -41,7 +56,7 @@ class PlainEncoder(nn.Module):
             return [conv, norm_layer(norm, c_out), nn.SiLU(inplace=True)]
 
         self.layers = nn.Sequential(
-            *stage(4 + extra, width, 2),
+            *stage(_channels(is_told), width, 2),
             *stage(width, width, 1),
             *stage(width, 2 * width, 2),
             *stage(2 * width, 2 * width, 1),
@@ -50,9 +65,9 @@ class PlainEncoder(nn.Module):
         )
         self.out = nn.Linear(6 * width, n_features)
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+    def forward(self, maps: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
         """Return features (N, F)."""
-        x = self.layers(maps)
+        x = self.layers(_spread(maps, told))
         return self.out(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
 
 
@@ -87,10 +102,12 @@ class _Residual(nn.Module):
 class ResidualEncoder(nn.Module):
     """A residual network over the pixels, pooled over the sky by mean and by maximum."""
 
-    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, extra: int = 0):
+    def __init__(
+        self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, is_told: bool = False
+    ):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(4 + extra, width, 3, stride=2, padding=1, bias=False),
+            nn.Conv2d(_channels(is_told), width, 3, stride=2, padding=1, bias=False),
             _Residual(width, width, norm, (1, 1), wrap=False),
             _Residual(width, 2 * width, norm, (2, 2), wrap=False),
             _Residual(2 * width, 3 * width, norm, (2, 2), wrap=False),
@@ -99,9 +116,9 @@ class ResidualEncoder(nn.Module):
         )
         self.out = nn.Linear(6 * width, n_features)
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+    def forward(self, maps: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
         """Return features (N, F)."""
-        x = self.layers(maps)
+        x = self.layers(_spread(maps, told))
         return self.out(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
 
 
@@ -150,13 +167,16 @@ class PolarEncoder(nn.Module):
 
     weights: torch.Tensor
     radius: torch.Tensor
+    layers: nn.Sequential
 
-    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, extra: int = 0):
+    def __init__(
+        self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, is_told: bool = False
+    ):
         super().__init__()
         self._grid = pixels, field_of_view_re
         self.register_buffer("weights", polar_weights(pixels, field_of_view_re), persistent=False)
         self.layers = nn.Sequential(
-            nn.Conv2d(5 + extra, width, 1, bias=False),
+            nn.Conv2d(_channels(is_told) + 1, width, 1, bias=False),
             _Residual(width, width, norm, (1, 1), wrap=True),
             _Residual(width, 2 * width, norm, (1, 2), wrap=True),
             _Residual(2 * width, 2 * width, norm, (1, 2), wrap=True),
@@ -174,7 +194,7 @@ class PolarEncoder(nn.Module):
         """
         cells = self._over_cells(maps).unflatten(2, (RINGS, ANGLES))
         valid = cells[:, 3:4]
-        means = cells / torch.where(valid > 1e-3, valid, torch.inf)
+        means = cells / torch.where(valid > LEAST_SHARE, valid, torch.inf)
         return torch.cat([means[:, :3], valid, means[:, 4:]], dim=1)
 
     def _over_cells(self, maps: torch.Tensor) -> torch.Tensor:
@@ -189,27 +209,44 @@ class PolarEncoder(nn.Module):
         sums = functional.embedding_bag(pixel, by_pixel, first, mode="sum", per_sample_weights=weight)
         return sums.T.contiguous().unflatten(0, maps.shape[:2])
 
-    def rings(self, maps: torch.Tensor) -> torch.Tensor:
+    def rings(self, maps: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
         """Return what each ring shows (N, C, R), pooled over angles."""
         cells = self.polar(maps)
-        x = self.layers(torch.cat([cells, self.radius.expand(len(cells), -1, -1, -1)], dim=1))
+        inputs = torch.cat([cells, self.radius.expand(len(cells), -1, -1, -1)], dim=1)
+        x = self.layers[0](inputs) if told is None else self._first_of_told(inputs, told)
+        x = self.layers[1:](x)
         return torch.cat([x.mean(3), x.amax(3)], dim=1)
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+    def _first_of_told(self, inputs: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """Return what the first layer gives if every cell that shows something has the numbers told of its view.
+
+        A number's part is one product for a view; as a channel it would cost as much as a map.
+        """
+        first = self.layers[0]
+        assert isinstance(first, nn.Conv2d)
+        weight = first.weight
+        of_maps, of_numbers, of_radius = weight.split([weight.shape[1] - NUMBERS_TOLD - 1, NUMBERS_TOLD, 1], dim=1)
+        x = functional.conv2d(inputs, torch.cat([of_maps, of_radius], dim=1))
+        shows_something = (inputs[:, 3:4] > LEAST_SHARE).to(x)
+        return torch.addcmul(x, (told @ of_numbers[:, :, 0, 0].T)[:, :, None, None], shows_something)
+
+    def forward(self, maps: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
         """Return features (N, F)."""
-        return self.out(self.rings(maps).flatten(1))
+        return self.out(self.rings(maps, told).flatten(1))
 
 
 class RingEncoder(PolarEncoder):
     """A `PolarEncoder` that keeps rings apart, for `join.AttentionJoin`."""
 
-    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, extra: int = 0):
-        super().__init__(width, n_features, norm, pixels, field_of_view_re, extra)
+    def __init__(
+        self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, is_told: bool = False
+    ):
+        super().__init__(width, n_features, norm, pixels, field_of_view_re, is_told)
         del self.out
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+    def forward(self, maps: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
         """Return rings (N, R, C)."""
-        return self.rings(maps).transpose(1, 2)
+        return self.rings(maps, told).transpose(1, 2)
 
 
 ENCODERS = {"plain": PlainEncoder, "residual": ResidualEncoder, "polar": PolarEncoder}

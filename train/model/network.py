@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
+from kinmass.gen.instruments.looks import leaves_out
 from kinmass.train.model.density import ProfileDensity
 from kinmass.train.model.encoders import ENCODERS, RINGS, RingEncoder
 from kinmass.train.model.join import JOINS, AttentionJoin, ConcatJoin, GatedJoin
-from kinmass.train.model.scaling import TOLD_INPUTS, clip_to_mass_limits, flip_sky, raw, scale_free, tracers_of
+from kinmass.train.model.scaling import Inputs, clip_to_mass_limits, flip_sky, raw, scale_free, tracers_of
 
 # N views, P pixels along a side, K radii, S samples
 INPUTS = ("scale_free", "relative", "raw")
@@ -64,10 +65,9 @@ class MassModel(nn.Module):
                 "--inputs raw does not go with a network that is told a view's errors in units of its velocity "
                 "scale; take other --inputs, or --no-told"
             )
-        extra = TOLD_INPUTS if config.told else 0
-        encoder_options = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re, extra
+        sizes = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re
         encoder = RingEncoder if attends else ENCODERS[config.encoder]
-        self.encoders = nn.ModuleDict({t: encoder(*encoder_options) for t in self.tracers})
+        self.encoders = nn.ModuleDict({t: encoder(*sizes, config.told) for t in self.tracers})
         # What the maps themselves do not show: lengths.
         parts = [config.n_features] * len(self.tracers) + [1] * (config.inputs == "raw")
         self.join: nn.Module
@@ -80,8 +80,8 @@ class MassModel(nn.Module):
 
     def inputs(
         self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Return the encoders' inputs, {tracer: (N, 4, P, P)}, and log10 (N,) of the mass unit [Msun]."""
+    ) -> tuple[dict[str, Inputs], torch.Tensor]:
+        """Return the encoders' inputs, {tracer: (maps, numbers told)}, and log10 (N,) of the mass unit [Msun]."""
         if self.config.inputs == "raw":
             return raw(observed, self.tracers)
         return scale_free(observed, half_mass_radius_kpc, self.tracers, self.config.inputs == "relative")
@@ -100,7 +100,7 @@ class MassModel(nn.Module):
         [Msun] is the same for all.
         """
         inputs, log10_unit = self.inputs(observed, half_mass_radius_kpc)
-        encoded = [self.encoders[t](inputs[t]) for t in self.tracers]
+        encoded = [self._encoded(t, *inputs[t]) for t in self.tracers]
         lengths = [torch.log10(half_mass_radius_kpc)[:, None]] if self.config.inputs == "raw" else []
         sets = [[*encoded, *lengths]]
         if alone and len(encoded) > 1:
@@ -108,6 +108,19 @@ class MassModel(nn.Module):
                 sets.append([x if i == kept else torch.zeros_like(x) for i, x in enumerate(encoded)] + lengths)
         joined = self.join([torch.cat(parts) for parts in zip(*sets, strict=True)])
         return joined.unflatten(0, (len(sets), len(observed))), log10_unit
+
+    def _encoded(self, tracer: str, maps: torch.Tensor, told: torch.Tensor | None) -> torch.Tensor:
+        """Return an encoder's output (N, ...) for its inputs. Of many views that show nothing one stands for all."""
+        encoder = self.encoders[tracer]
+        if not leaves_out(maps.device) or self.config.norm == "batch":
+            return encoder(maps, told)
+        is_seen = maps[:, 3].amax((1, 2)) > 0
+        rows = torch.nonzero(is_seen)[:, 0]
+        if len(rows) > 7 * len(maps) // 8:
+            return encoder(maps, told)
+        padded = torch.cat([rows, torch.nonzero(~is_seen)[:1, 0]])
+        place = torch.where(is_seen, is_seen.cumsum(0) - 1, len(rows))
+        return encoder(maps[padded], None if told is None else told[padded])[place]
 
     def symmetric_features(
         self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor

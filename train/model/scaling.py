@@ -18,6 +18,8 @@ _OFFSET = {"stars": 0, "gas": 4}
 SPEEDS_KMS = (0.1, 10_000.0)
 #: Least velocity scale [km/s] of a view: what is slower does not move, but for rounding.
 LEAST_VELOCITY_SCALE_KMS = 1e-3
+#: What an encoder takes of one tracer: maps, and what is told of each view as a whole (None: nothing).
+Inputs = tuple[torch.Tensor, torch.Tensor | None]
 Numbers = TypeVar("Numbers", np.ndarray, torch.Tensor)
 
 
@@ -120,15 +122,15 @@ def has_motion(observed: torch.Tensor, tracers: tuple[str, ...]) -> torch.Tensor
 
 def scale_free(
     observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, tracers: tuple[str, ...], relative: bool = False
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return dimensionless inputs per tracer, and log10 (N,) of the mass scale V^2 R_e / G [Msun].
+) -> tuple[dict[str, Inputs], torch.Tensor]:
+    """Return dimensionless inputs of each tracer, and log10 (N,) of the mass scale V^2 R_e / G [Msun].
 
     observed (N, 8, P, P) from `gen.instruments.observe`; half_mass_radius_kpc (N,). Inputs are
-    {tracer: (N, 4, P, P)}: log10 of Sigma over V^2 / (G R_e), V and sigma over the velocity
+    {tracer: (maps, None)}, maps (N, 4, P, P): log10 of Sigma over V^2 / (G R_e), V and sigma over the velocity
     scale, and the mask. Multiplying all lengths, velocities and masses of a galaxy by factors
     that obey M = V^2 R / G does not change the inputs. With `relative`, Sigma is divided by its mean over valid pixels
     instead, so that a factor on a tracer's density does not change them either. Where more is told (N, 18, P, P), the
-    channels of `told_inputs` come after the mask.
+    errors of `told_inputs` come after the mask, and its numbers in the place of None.
     """
     scale_kms = torch.clamp(velocity_scale(observed, tracers), min=LEAST_VELOCITY_SCALE_KMS)
     velocity_unit = scale_kms[:, None, None]
@@ -140,43 +142,50 @@ def scale_free(
             sigma_unit = (density.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)).clamp(min=1e-30)[:, None, None]
         log_density = torch.log10(torch.clamp(density / sigma_unit, min=1e-4)) * valid
         maps = [log_density, velocity / velocity_unit, dispersion / velocity_unit, valid]
-        if observed.shape[1] > 8:
-            maps += told_inputs(observed, tracer, velocity_unit)
-        inputs[tracer] = torch.stack(maps, dim=1)
+        errors, numbers = told_inputs(observed, tracer, velocity_unit) if observed.shape[1] > 8 else ([], None)
+        inputs[tracer] = torch.stack(maps + errors, dim=1), numbers
     return inputs, torch.log10(scale_kms**2 * half_mass_radius_kpc / G)
 
 
-#: How many channels `told_inputs` makes.
-TOLD_INPUTS = 7
+#: How many channels, and how many numbers of a view as a whole, `told_inputs` makes.
+ERRORS_TOLD, NUMBERS_TOLD = 2, 5
 #: Smallest and largest error, in units of the velocity scale, that networks tell from others.
-_ERRORS_TOLD = (1e-3, 10.0)
+_TOLD_APART = (1e-3, 10.0)
 
 
-def told_inputs(observed: torch.Tensor, tracer: str, velocity_unit: torch.Tensor) -> list[torch.Tensor]:
-    """Return what a network sees of TOLD of one tracer, TOLD_INPUTS channels (N, P, P), zero in pixels not seen.
+def told_inputs(
+    observed: torch.Tensor, tracer: str, velocity_unit: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return what a network sees of TOLD of one tracer: ERRORS_TOLD channels (N, P, P) and NUMBERS_TOLD (N, T).
 
-    log10 of the errors of V and of sigma over the velocity scale, and whether they are known; the PSF [R_e], and
-    whether it is known; whether there is a dispersion; how uncertain the density is [dex]. What is not known is zero.
+    The channels are log10 of the errors of V and of sigma over the velocity scale, zero in pixels not seen. The numbers
+    are means over the pixels that are seen: whether errors are known; the PSF [R_e], and whether it is known; whether
+    there is a dispersion; how uncertain the density is [dex]. What is not known is zero.
     """
     told = observed[:, 8:].unflatten(1, (2, -1))[:, _OFFSET[tracer] // 4]
     velocity_error, dispersion_error, psf_re, has_dispersion, density_dex = told.unbind(1)
     valid = observed[:, _OFFSET[tracer] + 3]
+    n_valid = valid.sum((1, 2))
     # One where x >= 0, else zero.
-    knows_errors, knows_psf = (valid * (x.sign().clamp(max=0) + 1) for x in (velocity_error, psf_re))
+    knows_errors = valid * (velocity_error.sign().clamp(max=0) + 1)
     errors = [
-        torch.log10((error / velocity_unit).clamp(*_ERRORS_TOLD)) * knows_errors
+        torch.log10((error / velocity_unit).clamp(*_TOLD_APART)) * knows_errors
         for error in (velocity_error, dispersion_error)
     ]
-    return [*errors, knows_errors, psf_re.clamp(min=0), knows_psf, has_dispersion, density_dex]
+    knows, psf, has, dex = (
+        x.sum((1, 2)) / n_valid.clamp(min=1) for x in (knows_errors, psf_re, has_dispersion, density_dex)
+    )
+    knows_psf = (psf >= 0) & (n_valid > 0)
+    return errors, torch.stack([knows, psf.clamp(min=0), knows_psf.to(psf), has, dex], dim=1)
 
 
-def raw(observed: torch.Tensor, tracers: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def raw(observed: torch.Tensor, tracers: tuple[str, ...]) -> tuple[dict[str, Inputs], torch.Tensor]:
     """Return what `scale_free` does in fixed units (1e6 Msun/kpc^2, 100 km/s and 1 Msun), for comparison."""
-    inputs = {}
+    inputs: dict[str, Inputs] = {}
     for tracer in tracers:
         density, velocity, dispersion, valid = split(observed, tracer)
         log_density = torch.log10(torch.clamp(density / 1e6, min=1e-4)) * valid
-        inputs[tracer] = torch.stack([log_density, velocity / 100, dispersion / 100, valid], dim=1)
+        inputs[tracer] = torch.stack([log_density, velocity / 100, dispersion / 100, valid], dim=1), None
     return inputs, torch.zeros(len(observed), device=observed.device)
 
 

@@ -14,6 +14,8 @@ from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.train.data.dataset import RADII_RE, REASONS, SPLIT, concatenate, part_of, read_views, usable, why_not
 from kinmass.train.data.loader import done_galaxies, galaxies_of
+from kinmass.train.data.sampler import draws, looks
+from kinmass.train.loop.turns import observe_by_turns
 from kinmass.train.model.density import (
     HEADS,
     MAX_SLOPE,
@@ -172,7 +174,7 @@ def test_a_galaxy_of_any_size_looks_alike(map_store, tracers):
     before, unit = scale_free(observed, views.half_mass_radius_kpc, tracers)
     after, shifted = scale_free(scaled, a * views.half_mass_radius_kpc, tracers)
     for tracer in tracers:
-        torch.testing.assert_close(after[tracer], before[tracer], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(after[tracer][0], before[tracer][0], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(shifted - unit, torch.full_like(unit, np.log10(a * b**2)), rtol=1e-4, atol=1e-4)
 
 
@@ -315,7 +317,7 @@ def test_polar_cells_are_means_over_the_pixels(map_store):
 
 def test_pixels_of_polar_cells_give_what_all_pixels_do():
     """Sums and gradients are those of the product with all weights, which a GPU works out."""
-    encoder = PolarEncoder(4, 8, "group", 20, 6.0, extra=3)
+    encoder = PolarEncoder(4, 8, "group", 20, 6.0, is_told=True)
     maps = torch.rand(3, 7, 20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     towards = torch.rand(3, 7, RINGS * ANGLES, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     sums, by_all = encoder._over_cells(maps), maps.flatten(2) @ encoder.weights.T.double()
@@ -342,6 +344,48 @@ def test_dropping_a_tracer_is_a_galaxy_without_it(map_store):
     assert torch.equal(dropped[3::3], only(observed, "gas")[3::3])
     assert torch.equal(dropped[1::3], only(observed, "stars")[1::3])
     assert torch.equal(dropped[2::3], observed[2::3])
+
+
+@pytest.mark.parametrize("instrument", ["ifu", "survey"])
+def test_what_would_be_dropped_is_not_observed(map_store, instrument):
+    """The same maps by turns as where all is observed first, also of views that show nothing of their turn's tracer."""
+    views = views_of(map_store)
+    maps = views.maps.clone()
+    maps[0, 4:], maps[1, :4], maps[2] = 0, 0, 0
+    samples, pixels = torch.arange(len(maps)), maps.shape[-1]
+    look = looks(samples, pixels, 0) if instrument == "survey" else None
+    seen_as = INSTRUMENTS[instrument], draws(samples, pixels, 0)[1], 6.0, views.half_mass_radius_kpc, look, True
+    for shift in range(3):
+        choice = (samples + shift) % 3
+        expected = drop_tracers(observe(maps, *seen_as), choice)
+        torch.testing.assert_close(observe_by_turns(choice, maps, *seen_as), expected)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_views_that_show_nothing_are_encoded_as_one(map_store, told):
+    """Features of a batch in which most views lack a tracer are those of each view by itself."""
+    views = views_of(map_store)
+    observed = drop_tracers(views.observed(INSTRUMENTS["ifu"], told=told), torch.arange(len(views)) % 3)
+    observed[5] = 0
+    model = MassModel(ModelConfig("any", RADII_RE, observed.shape[-1], 6.0, width=4, told=told)).eval()
+    one_by_one = [model.features(observed[i : i + 1], views.half_mass_radius_kpc[i : i + 1])[0] for i in range(9)]
+    together = model.features(observed, views.half_mass_radius_kpc)[0]
+    torch.testing.assert_close(together[:9], torch.cat(one_by_one), rtol=1e-4, atol=1e-5)
+
+
+def test_numbers_told_of_a_view_are_channels_that_are_alike_in_all_its_pixels(map_store):
+    """The polar encoder makes one product of each; it is what a channel of them gives, cell by cell."""
+    views = views_of(map_store)
+    observed = views.observed(INSTRUMENTS["survey"], told=True)
+    maps, told = scale_free(observed, views.half_mass_radius_kpc, ("stars",))[0]["stars"]
+    encoder = PolarEncoder(4, 8, "group", maps.shape[-1], 6.0, is_told=True)
+    channels = torch.cat([maps, told[:, :, None, None] * maps[:, 3:4]], dim=1)
+    radius = encoder.radius.expand(len(maps), -1, -1, -1)
+    x = encoder.layers(torch.cat([encoder.polar(channels), radius], dim=1))
+    torch.testing.assert_close(
+        encoder.rings(maps, told), torch.cat([x.mean(3), x.amax(3)], dim=1), rtol=1e-4, atol=1e-5
+    )
+    assert all(told[:, i].unique().numel() > 1 for i in (1, 2, 3, 4))  # they say something of each view
 
 
 # ---- the posterior

@@ -127,8 +127,8 @@ def _thinned(maps: torch.Tensor, share: torch.Tensor, normal: torch.Tensor, smoo
     mean, spread = _sampled(count, kept, velocity, dispersion, tails, normal[:, 1:].unbind(1))
     growth = kept / (wanted * count).clamp(min=1e-6)
     if not smoothed:
-        empty = kept == 0
-        return torch.stack([density * growth, mean, spread, kept], dim=1).masked_fill(empty[:, None], 0.0)
+        # Density and dispersion are nil where no particle is kept.
+        return torch.stack([density * growth, mean * (kept > 0).to(mean), spread, kept], dim=1)
     mass = density.sum((1, 2), keepdim=True) / count.sum((1, 2), keepdim=True).clamp(min=1) * count
     width = kernel_width(density, count)
     wider = width * wanted ** (-1 / 3)
@@ -141,13 +141,11 @@ def _thinned(maps: torch.Tensor, share: torch.Tensor, normal: torch.Tensor, smoo
     )
     moments = blurred(moments, (_spread(wider) - _spread(width)).clamp(min=0)) + blurred(noise, wider**2)
     density = moments[:, 0].clamp(min=0)
-    empty = density <= 1e-6 * density.amax((1, 2), keepdim=True)
-    divisor = torch.where(empty, torch.ones_like(density), density)
+    some = (density > 1e-6 * density.amax((1, 2), keepdim=True)).to(density)
+    divisor = torch.addcmul(1 - some, density, some)
     velocity = moments[:, 1] / divisor
-    dispersion = (moments[:, 2] / divisor - velocity**2).clamp(min=0).sqrt()
-    thinned = torch.stack([density, velocity, dispersion, kept], dim=1).masked_fill(empty[:, None], 0.0)
-    thinned[:, 3] = kept
-    return torch.where(wanted[:, None] >= 1, maps, thinned)
+    dispersion = (moments[:, 2] / divisor).sub_(velocity**2).clamp_(min=0).sqrt_()
+    return torch.stack([density * some, velocity * some, dispersion * some, kept], dim=1)
 
 
 def kernel_width(density: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
@@ -169,14 +167,13 @@ def kernel_width(density: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     without = levels[0] - density
     for (low, _), slope in zip(steps, slopes, strict=True):
         without.sub_(slope, alpha=low)
-    misfits = []
-    for factor in _FACTORS:
-        variance, misfit = _spread(factor * shape), without.clone()
-        for (low, high), slope in zip(steps, slopes, strict=True):
-            misfit.addcmul_(variance.clamp(low, high), slope)
-        misfits.append(torch.linalg.vector_norm(misfit, dim=(1, 2)))
     factors = _on_device(_FACTORS, density.device, density.dtype)
-    return _OF_ALL * factors[torch.stack(misfits, dim=1).argmin(1)][:, None, None] * shape
+    variance = _spread(factors[:, None, None, None] * shape)
+    misfit = without.expand_as(variance).clone()
+    for (low, high), slope in zip(steps, slopes, strict=True):
+        misfit.addcmul_(variance.clamp(low, high), slope)
+    best = torch.linalg.vector_norm(misfit, dim=(2, 3)).argmin(0)
+    return _OF_ALL * factors[best][:, None, None] * shape
 
 
 def _spread(width: torch.Tensor) -> torch.Tensor:

@@ -40,15 +40,11 @@ def random_bits(counter: torch.Tensor, seed: int) -> torch.Tensor:
 
 def normal(counter: torch.Tensor, seed: int) -> torch.Tensor:
     """Return standard normal numbers (N, 2 M) for counters (N, M), by Box & Muller (1958) from 32 bits each."""
-    radius, angle = _radius_and_angle(counter, seed)
-    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
-
-
-def _radius_and_angle(counter: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return radius and angle of pairs of standard normal numbers, of the shape of the counters."""
     bits = random_bits(counter, seed)
     uniform = _shifted(bits, 32).add_(1).float().mul_(2.0**-32)
-    return uniform.log_().mul_(-2.0).sqrt_(), (bits & 0xFFFFFFFF).float().mul_(2 * math.pi * 2.0**-32)
+    radius = uniform.log_().mul_(-2.0).sqrt_()
+    angle = (bits & 0xFFFFFFFF).float().mul_(2 * math.pi * 2.0**-32)
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
 
 
 def draws(samples: torch.Tensor, pixels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,45 +67,37 @@ def looks(samples: torch.Tensor, pixels: int, seed: int) -> Look:
     first, seed = samples[:, None] * (half + CHOICES), seed + _LOOK_SEED_OFFSET
     counter = first + torch.arange(half, half + CHOICES, device=samples.device)
     choices = _shifted(random_bits(counter, seed), 40).float() * 2.0**-24
-    if leaves_out(samples.device):
-        return Look(choices, LookMaps(first, pixels, seed))
-    numbers = normal(first + torch.arange(half, device=samples.device), seed)
-    return Look(choices, numbers.reshape(-1, MAPS, pixels, pixels))
+    maps = LookMaps(first, pixels, seed)
+    return Look(choices, maps if leaves_out(samples.device) else maps[slice(None), slice(0, MAPS)])
+
+
+#: Normal numbers from which looks take theirs, at least; and per pixel of a map.
+_POOL, _POOL_PER_PIXEL = 2**20, 16
+
+
+@lru_cache(maxsize=4)
+def _pool(n_pixels: int, device: torch.device) -> torch.Tensor:
+    half = max(_POOL, _POOL_PER_PIXEL * n_pixels) // 2
+    return normal(torch.arange(half)[None], _LOOK_SEED_OFFSET)[0].to(device)
 
 
 class LookMaps:
-    """The normal numbers (N, MAPS, P, P) of looks, drawn when they are asked for: most looks need few of them.
+    """The normal numbers (N, MAPS, P, P) of looks, taken when they are asked for: most looks need few of them.
 
-    first (N, 1): the first counter of each look. A counter gives a pixel of two maps, MAPS / 2 apart (`normal`).
+    first (N, 1): the first counter of each look. A map is P^2 numbers in a row, from anywhere in one pool of a million,
+    which is the same on all devices: to draw them anew for every look takes a processor five times as long.
     """
 
     def __init__(self, first: torch.Tensor, pixels: int, seed: int):
         self._first, self._pixels, self._seed = first, pixels, seed
-        # Pairs of maps for thinning, and the first counters of their looks: gas is thinned where stars are.
-        self._of: torch.Tensor | None = None
-        self._pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __getitem__(self, index: tuple[torch.Tensor | slice, slice]) -> torch.Tensor:
         """Return the maps (M, K, P, P) of looks, a list (M,) or a slice, and of K maps, a slice."""
-        first, numbers = self._first[index[0]], range(*index[1].indices(MAPS))
-        pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        if len(numbers) > 1:
-            if self._of is None or not torch.equal(first, self._of):
-                self._of, self._pairs = first, {}
-            pairs = self._pairs
-        maps = []
-        for number in numbers:
-            radius, angle = self._pair(first, number % (MAPS // 2), pairs)
-            maps.append(radius * (torch.cos(angle) if number < MAPS // 2 else torch.sin(angle)))
-        return torch.stack(maps, dim=1).unflatten(2, (self._pixels, self._pixels))
-
-    def _pair(
-        self, first: torch.Tensor, number: int, pairs: dict[int, tuple[torch.Tensor, torch.Tensor]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if number not in pairs:
-            places = torch.arange(self._pixels**2, device=first.device) + number * self._pixels**2
-            pairs[number] = _radius_and_angle(first + places, self._seed)
-        return pairs[number]
+        first, n = self._first[index[0]], self._pixels**2
+        counter = first + torch.arange(*index[1].indices(MAPS), device=first.device)
+        rows = _pool(n, first.device).unfold(0, n, 1)
+        begin = _shifted(random_bits(counter, self._seed), 32) % len(rows)
+        return rows[begin.flatten()].reshape(*counter.shape, self._pixels, self._pixels)
 
 
 @lru_cache(maxsize=2)

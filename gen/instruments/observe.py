@@ -121,9 +121,9 @@ def observe(
     fills_all = wanted is None and len(tracers) == 2
     observed = maps.new_empty(size) if fills_all else maps.new_zeros(size)
     for t, name in enumerate(("stars", "gas")):
-        channels = [slice(4 * t, 4 * t + 4), *([slice(8 + 5 * t, 13 + 5 * t)] if told else [])]
         if name not in tracers:
             continue
+        channels = [slice(4 * t, 4 * t + 4), *([slice(8 + 5 * t, 13 + 5 * t)] if told else [])]
         if wanted is None:
             view.tracer(t, noise, [x for part in channels for x in observed[:, part].unbind(1)])
         elif len(rows := torch.nonzero(wanted[:, t])[:, 0]):
@@ -265,12 +265,8 @@ class _View:
             share = value("particles") / stored[:, 3].sum((1, 2), keepdim=True).clamp(min=1)
             share = torch.where(look.happens("thinned", tracer.thinned), share.clamp(max=1), 1.0)[:, 0, 0]
             stored = thin(stored, share, look.maps(3 * t, 3 * t + 3), smoothed=t == 1)
-        density, velocity, dispersion = stored[:, :3].unbind(1)
         # The light, and the particles, of which `_shot_variance` asks.
-        images = stored.clone() if told else stored[:, :3].clone()
-        torch.mul(density, velocity, out=images[:, 1])
-        torch.mul((velocity**2).add_(dispersion**2), density, out=images[:, 2])
-        blurred = self._blurred(images)
+        blurred = self._blurred(_moments(stored if told else stored[:, :3]))
         moments = blurred[:, :3]
         mean = (moments[:, 0] * self.within_re).sum((1, 2), keepdim=True) / self.within_re.sum()
         # A tracer may have nothing inside R_e, such as gas in a ring: then the mean of its non-empty pixels.
@@ -394,6 +390,15 @@ class _Values:
         """Return which looks (N, 1, 1) are among a share of them; without looks whether all are."""
         share = getattr(self.tracer, key)
         return self.look.happens(f"{self.name}.{key}", share) if self.look else bool(share == 1)
+
+
+def _moments(stored: torch.Tensor) -> torch.Tensor:
+    """Return Sigma, Sigma V and Sigma (V^2 + sigma^2), and what comes after them, of stored channels (N, C, P, P)."""
+    density, velocity, dispersion = stored[:, :3].unbind(1)
+    images = stored.clone()
+    torch.mul(density, velocity, out=images[:, 1])
+    torch.mul((velocity**2).add_(dispersion**2), density, out=images[:, 2])
+    return images
 
 
 def _rows(numbers: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -130,7 +130,7 @@ networks: setup
 	@cd networks && ../$(BIN)/kinmass launch --cluster local --at-once $(FITS) --store maps.zarr --tracer any \
 	  --suites $(subst $(SPACE),$(COMMA),$(MOCK_FAMILY) $(SECOND_FAMILY)) --instrument survey --scale-dex 0.2 --heat 0.2 --radius-dex 0.06 \
 	  --leave-one-suite-out --families $(subst $(SPACE),+,$(MOCK_FAMILY)) $(subst $(SPACE),+,$(SECOND_FAMILY)) --members 2 \
-	  --steps 12000 --round-steps 600 --out any && ../$(BIN)/kinmass status any --wait
+	  --steps 24000 --round-steps 600 --out any && ../$(BIN)/kinmass status any --wait
 	@rm -rf kinmass/networks/any && cd networks && cp --parents $(SHIPPED) ../kinmass/networks/
 	@sed -i 's#"$(CURDIR)/networks/#"#g' kinmass/networks/any/member-*/run.json
 

@@ -46,7 +46,7 @@ from kinmass.train.run.derived import (
     write_training_features,
 )
 from kinmass.train.run.intervals import LEVELS, quantiles
-from kinmass.train.run.out_of_distribution import learn_training_features
+from kinmass.train.run.out_of_distribution import SeenViews, learn_training_features
 from kinmass.train.run.posterior import VIEWS_PER_BLOCK, Inference, Posterior
 from kinmass.train.run.records import RunRecord
 from kinmass.train.run.trained_on import require_store
@@ -444,26 +444,22 @@ def _unseen_waiting(folder: Path) -> dict[str, Path]:
     return {} if is_calibrated_for_unseen(folder, without) else runs_without_suite
 
 
-def _features_as_trained(infer: Inference, views: Views, tracer: str, n_before: int) -> list[torch.Tensor]:
-    """Return, per member, the features (N, F) of views that are varied as in training, but not turned on the sky.
+def _seen_as_trained(infer: Inference, views: Views, tracer: str, n_before: int) -> SeenViews:
+    """Return what a network makes of views that are varied as in training, but not turned on the sky.
 
-    So variations that the network was trained to ignore do not make a view count as out of distribution. n_before: the
-    number of views that came before these, as random numbers follow a view's place among all of them.
+    Those of which nothing is seen are left out. So variations that the network was trained to ignore do not make a view
+    count as out of distribution. n_before: the number of views that came before these, as random numbers follow a
+    view's place among all of them.
     """
     augmentation = Augmentation.of(infer.run["fit"])
     numbers = augmentation.numbers(n_before + torch.arange(len(views)), SEED)
     if numbers is None or not len(views):
-        return _of_answered(infer(views, tracer=tracer, unseen=False))
+        return infer(views, tracer=tracer, unseen=False).seen_and_answered()
     maps, r_e, _ = augmentation.vary(
         views.maps, views.half_mass_radius_kpc, views.log10_menc, views.field_of_view_re, numbers
     )
     observed = replace(views, maps=maps, half_mass_radius_kpc=r_e).observed(infer.instrument, told=infer.told)
-    return _of_answered(infer(augmentation.vary_observed(observed, numbers), r_e, tracer))
-
-
-def _of_answered(posterior: Posterior) -> list[torch.Tensor]:
-    """Return, per member, the features (N, F) of views of which something is seen."""
-    return [features[torch.from_numpy(posterior.is_answered)] for features in posterior.features]
+    return infer(augmentation.vary_observed(observed, numbers), r_e, tracer).seen_and_answered()
 
 
 def calibrate(run: Path, store: Path) -> None:
@@ -479,7 +475,7 @@ def calibrate(run: Path, store: Path) -> None:
     suites = tuple(infer.run["fit"]["suites"])
 
     # Per part and tracer, of each block of views.
-    features_of_blocks: dict[tuple[str, str], list[list[torch.Tensor]]] = defaultdict(list)
+    seen_of_blocks: dict[tuple[str, str], list[SeenViews]] = defaultdict(list)
     inferred_of_blocks: dict[str, list[InferredViews]] = defaultdict(list)
     for part, max_galaxies in (("train", MOST_TRAINING), ("val", MOST_GALAXIES)):
         n_views = dict.fromkeys(infer.answers(), 0)
@@ -487,16 +483,13 @@ def calibrate(run: Path, store: Path) -> None:
             block = block[block.view < TRAINING_VIEWS] if part == "train" else block
             for tracer in infer.answers():
                 views = block[usable(block, tracer, infer.instrument)]
-                features_of_blocks[part, tracer].append(_features_as_trained(infer, views, tracer, n_views[tracer]))
+                seen_of_blocks[part, tracer].append(_seen_as_trained(infer, views, tracer, n_views[tracer]))
                 n_views[tracer] += len(views)
                 if part == "val":
                     inferred_of_blocks[tracer].append(_inferred_as_taken(infer, block, tracer))
     scales, training_features = {}, {}
     for tracer in infer.answers():
-        training, validation = (
-            [torch.cat(blocks) for blocks in zip(*features_of_blocks[part, tracer], strict=True)]
-            for part in ("train", "val")
-        )
+        training, validation = (SeenViews.joined(seen_of_blocks[part, tracer]) for part in ("train", "val"))
         if features := learn_training_features(training, validation):
             training_features[tracer] = features
         scales[tracer] = scales_of(InferredViews.joined(inferred_of_blocks[tracer]))

@@ -30,10 +30,10 @@ from kinmass.train.run.out_of_distribution import TrainingFeatures
 CALIBRATION, OOD, UNSEEN = "calibration.json", "ood.pt", "unseen.json"
 #: Version of each file's content. Raise it where the code makes another content of the same run: files of before are
 #: then made anew, those older than OLDEST. ood.pt 2: views that were varied in training are told, as networks are told
-#: how views were taken.
+#: how views were taken. 3: distances are beyond what is expected of views that were seen alike; those of 2 stay in use.
 #: calibration.json and unseen.json 2: from intervals that hold what they promise (`intervals`). Those of version 1 make
 #: 68 % intervals 1.4 %, and 95 % intervals 4 %, wider than they need to be; they stay in use, as OLDEST says.
-VERSIONS = {CALIBRATION: 2, OOD: 2, UNSEEN: 2}
+VERSIONS = {CALIBRATION: 2, OOD: 3, UNSEEN: 2}
 OLDEST = {CALIBRATION: 1, OOD: 2, UNSEEN: 1}
 #: What makes a file anew.
 REMEDY = "give the `kinmass fit` or `kinmass launch` command of the run again, which makes it anew"
@@ -106,8 +106,8 @@ def read_training_features(run: Path) -> dict[str, TrainingFeatures]:
         raise RunError(f"{error} If so, {REMEDY}") from error
     _require_current(run, OOD, content.pop("made_from", None))
     try:
-        return {tracer: TrainingFeatures(**fields) for tracer, fields in content.items()}
-    except TypeError as error:
+        return {tracer: TrainingFeatures.as_kept(fields) for tracer, fields in content.items()}
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         raise RunError(f"{run / OOD} is damaged ({error}); {REMEDY}") from error
 
 

@@ -22,7 +22,7 @@ from kinmass.train.run.checkpoint import RunError, instrument_of, load_members, 
 from kinmass.train.run.derived import CALIBRATION, OOD, REMEDY, UNSEEN, read_scales, read_training_features
 from kinmass.train.run.ensemble import Members
 from kinmass.train.run.intervals import quantiles
-from kinmass.train.run.out_of_distribution import TrainingFeatures
+from kinmass.train.run.out_of_distribution import HOW_SEEN, SeenViews, TrainingFeatures, how_seen
 from kinmass.train.run.records import RunRecord
 
 # N views, K radii, S samples, F features, M members
@@ -59,11 +59,13 @@ class Posterior:
         scales: list[torch.Tensor] | None = None,
         training_features: TrainingFeatures | None = None,
         is_answered: np.ndarray | None = None,
+        how_seen: torch.Tensor | None = None,
     ):
         self._given_scales = scales
         self.is_answered = np.ones(len(names), dtype=bool) if is_answered is None else is_answered
         self._scales: Sequence[torch.Tensor | None] = scales or [None] * len(models)
         self._models, self.features, self._log10_unit, self._names = models, features, log10_unit[:, None], names
+        self._how_seen = torch.zeros(len(names), 0) if how_seen is None else how_seen
         self._training_features = training_features
         self.radii_re = np.array(models[0].config.radii_re)
         self.half_mass_radius_kpc = half_mass_radius_kpc.numpy()
@@ -85,6 +87,7 @@ class Posterior:
             first._given_scales,
             first._training_features,
             np.concatenate([part.is_answered for part in parts]),
+            torch.cat([part._how_seen for part in parts]),
         )
 
     def with_scales(self, scales: list[torch.Tensor] | None) -> "Posterior":
@@ -92,7 +95,7 @@ class Posterior:
         r_e = torch.from_numpy(self.half_mass_radius_kpc)
         return Posterior(
             self._models, self.features, self._log10_unit[:, 0], r_e, self._names, scales, self._training_features,
-            self.is_answered,
+            self.is_answered, self._how_seen,
         )  # fmt: skip
 
     def _standard_normal(self, n_samples: int, rows: slice) -> torch.Tensor:
@@ -195,6 +198,14 @@ class Posterior:
             )
         return profiles
 
+    def _seen(self) -> SeenViews:
+        return SeenViews(self.features, self._how_seen)
+
+    def seen_and_answered(self) -> SeenViews:
+        """Return features, and how views were seen, of those views that are answered."""
+        is_answered = torch.from_numpy(self.is_answered)
+        return SeenViews([features[is_answered] for features in self.features], self._how_seen[is_answered])
+
     def ood_score(self) -> np.ndarray:
         """Return the share (N,) of validation views that are more like the training views than each view here is.
 
@@ -203,7 +214,7 @@ class Posterior:
         """
         if self._training_features is None:
             return np.full(len(self), np.nan)
-        return self._or_nan(self._training_features.ood_score(self.features).numpy())
+        return self._or_nan(self._training_features.ood_score(self._seen()).numpy())
 
     def log_prob_per_radius(self, log10_menc: np.ndarray | torch.Tensor, n: int = 1000) -> np.ndarray:
         """Return the log (N, K) of the marginal density per dex at each radius of profiles (N, K).
@@ -270,7 +281,10 @@ class Inference:
                 raise RunError(f"{path} is not calibrated for {missing}; {REMEDY}")
         self.training_features: dict[str, TrainingFeatures] = read_training_features(path) if calibrated else {}
         n_features = self.models[0].config.n_features
-        if not all(features.is_of(len(self.models), n_features) for features in self.training_features.values()):
+        if not all(
+            features.is_of(len(self.models), n_features, HOW_SEEN * len(tracers_of(tracer)) if self.told else 0)
+            for tracer, features in self.training_features.items()
+        ):
             raise RunError(f"{path / OOD} is damaged; remove it and {REMEDY}")
         self.unseen: dict[str, list[torch.Tensor]] = {}
         if calibrated and (path / UNSEEN).exists():
@@ -367,13 +381,12 @@ class Inference:
         is_answered = has_motion(observed, tracers_of(self.tracer)) & torch.isfinite(observed).all(-1).all(-1).all(-1)
         is_answered &= (r_e > 0) & torch.isfinite(r_e)
         r_e = torch.where(r_e > 0, r_e, torch.nan)
-        features, log10_unit = self._features(
-            torch.where(is_answered[:, None, None, None], observed, 0.0), torch.where(is_answered, r_e, 1.0)
-        )
+        observed = torch.where(is_answered[:, None, None, None], observed, 0.0)
+        features, log10_unit = self._features(observed, torch.where(is_answered, r_e, 1.0))
         return Posterior(
             self.models, features, log10_unit, r_e, names,
             (unseen and self.unseen.get(tracer)) or self.scales.get(tracer), self.training_features.get(tracer),
-            is_answered.numpy(),
+            is_answered.numpy(), how_seen(observed, tracers_of(tracer)),
         )  # fmt: skip
 
     def check_size(self, views: Views) -> None:

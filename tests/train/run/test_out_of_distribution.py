@@ -14,9 +14,15 @@ from kinmass.eval.tables.metrics import RANK_BINS, ood
 from kinmass.train.data.dataset import concatenate, read_views, usable
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
-from kinmass.train.run.calibration import _features_as_trained
+from kinmass.train.run.calibration import _seen_as_trained
 from kinmass.train.run.checkpoint import RunError, read_tensors, write_tensors
-from kinmass.train.run.out_of_distribution import FEWEST_DISTANCES, OOD_THRESHOLD, learn_training_features
+from kinmass.train.run.out_of_distribution import (
+    FEWEST_DISTANCES,
+    OOD_THRESHOLD,
+    SeenViews,
+    TrainingFeatures,
+    learn_training_features,
+)
 from kinmass.train.run.posterior import load
 
 F = 12
@@ -29,19 +35,24 @@ def cloud(n: int, seed: int, shift: float = 0.0, wide: float = 1.0) -> torch.Ten
     return (wide * torch.randn(n, F, generator=generator) + shift) @ mix.T
 
 
+def seen(*features: torch.Tensor) -> SeenViews:
+    """Features of each member, of views of which nothing is told."""
+    return SeenViews(features, torch.zeros(len(features[0]), 0))
+
+
 def test_what_is_like_the_training_set_is_uniform_and_what_is_not_is_far_out():
-    training_features = learn_training_features([cloud(4000, 0)], [cloud(3000, 1)])
-    scores = training_features.ood_score([cloud(3000, 2)]).numpy()
+    training_features = learn_training_features(seen(cloud(4000, 0)), seen(cloud(3000, 1)))
+    scores = training_features.ood_score(seen(cloud(3000, 2))).numpy()
     np.testing.assert_allclose(np.quantile(scores, [0.05, 0.5, 0.95]), [0.05, 0.5, 0.95], atol=0.03)
-    assert (training_features.ood_score([cloud(500, 3, shift=3.0)]) > OOD_THRESHOLD).double().mean() > 0.95
-    assert (training_features.ood_score([cloud(500, 3, wide=3.0)]) > OOD_THRESHOLD).double().mean() > 0.95
+    assert (training_features.ood_score(seen(cloud(500, 3, shift=3.0))) > OOD_THRESHOLD).double().mean() > 0.95
+    assert (training_features.ood_score(seen(cloud(500, 3, wide=3.0))) > OOD_THRESHOLD).double().mean() > 0.95
 
 
 def test_from_few_validation_views_nothing_is_told():
     """No view is farther than 95 % of nine: none was ever out of distribution, and no verdict doubted any."""
-    training, far_out = [cloud(400, 0)], [cloud(20, 3, shift=100.0)]
+    training, far_out = seen(cloud(400, 0)), seen(cloud(20, 3, shift=100.0))
     enough, few = (
-        learn_training_features(training, [cloud(n, 1)]).ood_score(far_out)
+        learn_training_features(training, seen(cloud(n, 1))).ood_score(far_out)
         for n in (FEWEST_DISTANCES, FEWEST_DISTANCES - 1)
     )
     assert (enough > OOD_THRESHOLD).all()
@@ -51,17 +62,76 @@ def test_from_few_validation_views_nothing_is_told():
 def test_it_does_not_depend_on_how_features_are_written_down():
     a, b, c = cloud(2000, 0).double(), cloud(1000, 1).double(), cloud(300, 2, wide=1.5).double()
     scale = torch.logspace(-2, 2, F)
-    scores = learn_training_features([a], [b]).ood_score([c])
-    scores_of_scaled = learn_training_features([a * scale + 5], [b * scale + 5]).ood_score([c * scale + 5])
+    scores = learn_training_features(seen(a), seen(b)).ood_score(seen(c))
+    scores_of_scaled = learn_training_features(seen(a * scale + 5), seen(b * scale + 5)).ood_score(seen(c * scale + 5))
     torch.testing.assert_close(scores, scores_of_scaled, atol=2e-3, rtol=0)
 
 
 def test_members_of_an_ensemble_are_taken_together():
-    training, validation = [[cloud(2000, seed + 10 * member) for member in range(2)] for seed in (0, 1)]
+    training, validation = (seen(*(cloud(2000, seed + 10 * member) for member in range(2))) for seed in (0, 1))
     training_features = learn_training_features(training, validation)
-    foreign_scores = training_features.ood_score([cloud(300, 5), cloud(300, 5, shift=3.0)])  # to one of the two
+    foreign_scores = training_features.ood_score(seen(cloud(300, 5), cloud(300, 5, shift=3.0)))  # to one of the two
     assert (foreign_scores > OOD_THRESHOLD).double().mean() > 0.9
-    assert learn_training_features([cloud(1, 0)], [cloud(50, 1)]) is None
+    assert learn_training_features(seen(cloud(1, 0)), seen(cloud(50, 1))) is None
+
+
+def told_cloud(n: int, seed: int, errors: torch.Tensor | None = None) -> SeenViews:
+    """Features of which the middle and the width follow a number that is told, as errors do (N,)."""
+    generator = torch.Generator().manual_seed(seed)
+    errors = 4 * torch.rand(n, generator=generator) - 2 if errors is None else errors
+    features = cloud(n, seed + 100) * (1 + 0.5 * errors[:, None] ** 2) + errors[:, None]
+    return SeenViews([features], torch.stack([errors, torch.ones(n)], dim=1))
+
+
+def test_views_are_compared_with_those_that_were_seen_alike():
+    """Those with the largest errors of all in training are no more often strange than others; without, each was."""
+    training, validation = told_cloud(4000, 0), told_cloud(3000, 1)
+    told = learn_training_features(training, validation)
+    plain = learn_training_features(seen(*training.features), seen(*validation.features))
+    for error in (-2.0, -1.0, 0.0, 1.5, 2.0):
+        views = told_cloud(2000, 2, torch.full((2000,), error))
+        assert (told.ood_score(views) > OOD_THRESHOLD).double().mean() < 0.1
+        if error == 2.0:
+            assert (plain.ood_score(seen(*views.features)) > OOD_THRESHOLD).double().mean() > 0.15
+        # Three times as far out is noticed wherever a view lies, also where the plain distance does not.
+        others = SeenViews([3 * (views.features[0] - error) + error], views.how_seen)
+        assert (told.ood_score(others) > OOD_THRESHOLD).double().mean() > 0.8
+    middle = told_cloud(2000, 3, torch.zeros(2000))
+    wide = SeenViews([3 * middle.features[0]], middle.how_seen)
+    assert (plain.ood_score(seen(*wide.features)) > OOD_THRESHOLD).double().mean() < 0.5
+    # What was told of no training view excuses nothing.
+    far = told_cloud(2000, 2, torch.full((2000,), 6.0))
+    assert (told.ood_score(far) > OOD_THRESHOLD).double().mean() > 0.95
+    assert torch.equal(told.ood_score(views), told.ood_score(SeenViews.joined([views, far]))[: len(views)])
+
+
+def test_of_views_of_which_nothing_is_told_the_share_is_that_of_plain_distances():
+    training, validation, views = cloud(2000, 0), cloud(700, 1), cloud(300, 2, wide=1.3)
+    found = learn_training_features(seen(training), seen(validation)).ood_score(seen(views))
+    spread = training.double().std(0)
+    inverse = torch.linalg.inv(torch.cov((training.double() / spread).T) + 1e-4 * torch.eye(F, dtype=torch.float64))
+    distances = []
+    for features in (validation, views):
+        apart = (features.double() - training.double().mean(0)) / spread
+        distances.append((apart @ inverse * apart).sum(1))
+    expected = (distances[0] < distances[1][:, None]).sum(1)
+    torch.testing.assert_close(found, (expected + 0.5) / 701, rtol=0, atol=1e-3)
+
+
+def test_records_of_before_tell_the_same():
+    """They have plain distances, of whatever network, and nothing of how views were seen."""
+    now = learn_training_features(seen(cloud(2000, 0)), seen(cloud(700, 1)))
+    level, log_scatter = now.expected[0]
+    before = {"mean": now.mean, "whiten": now.whiten, "distances": (now.distances * log_scatter.exp() + level).exp()}
+    read = TrainingFeatures.as_kept(before)
+    assert read.is_of(1, F, 0)
+    assert read.is_of(1, F, 16)
+    views = cloud(300, 2, wide=1.3)
+    expected = now.ood_score(seen(views))
+    torch.testing.assert_close(read.ood_score(seen(views)), expected, rtol=0, atol=2 / 701)
+    told = SeenViews([views], torch.randn(300, 16, generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(read.ood_score(told), expected, rtol=0, atol=2 / 701)
+    assert TrainingFeatures.as_kept(vars(now)) == now
 
 
 def test_share_and_area_from_counts():
@@ -78,10 +148,13 @@ def test_views_varied_as_in_training_are_told_as_in_training(map_store, tmp_path
     fit(FitConfig(str(map_store), "any", SUITES, instrument="survey", steps=2, no_dispersion=1e-12), tmp_path / "run")
     infer = load(tmp_path / "run")
     assert infer.told
+    assert {t: len(features.middle) for t, features in infer.training_features.items()} == {
+        "gas": 8, "stars": 8, "both": 16,
+    }  # fmt: skip
     views = concatenate([read_views(map_store, suite) for suite in ("bursty", "quiet")])
     for tracer in infer.answers():
         usable_views = views[usable(views, tracer, infer.instrument)][np.arange(20)]
-        found = _features_as_trained(infer, usable_views, tracer, 0)
+        found = _seen_as_trained(infer, usable_views, tracer, 0).features
         for member, expected in zip(found, infer(usable_views, tracer=tracer, unseen=False).features, strict=True):
             torch.testing.assert_close(member, expected)
 
@@ -126,6 +199,9 @@ def test_a_damaged_record_is_an_error_of_one_sentence(runs, tmp_path):
         ("mean", lambda mean: [x[:-1] for x in mean]),
         ("whiten", lambda whiten: [x[0] for x in whiten]),
         ("whiten", lambda whiten: [x * torch.nan for x in whiten]),
+        ("slope", lambda slope: slope[:-1]),
+        ("expected", lambda expected: expected[:-1]),
+        ("unit", lambda unit: torch.ones(3)),
         ("distances", lambda distances: distances.flip(0)),  # by which every view would be strange
         ("distances", lambda distances: distances[:0]),
         ("distances", lambda distances: distances.tolist()),

@@ -92,5 +92,5 @@ def test_a_look_that_shows_nothing_calibrates_nothing(runs, map_store):
     assert 0 < len(inferred) < usable(views, "gas", infer.instrument).sum()
     assert inferred.posterior.is_answered.all()
     assert all(scale.isfinite().all() for scale in scales_of(inferred))
-    features = calibration._features_as_trained(infer, views[usable(views, "gas", infer.instrument)], "gas", 0)
-    assert len(features[0]) == len(inferred)
+    seen = calibration._seen_as_trained(infer, views[usable(views, "gas", infer.instrument)], "gas", 0)
+    assert len(seen) == len(seen.features[0]) == len(inferred)

@@ -441,6 +441,23 @@ def test_the_catalogue_of_a_run_without_expansion_has_no_other_factors_of_h_than
     assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3] * H, rel=1e-6)
 
 
+def test_groups_without_subhaloes_are_told_by_a_number_without_a_sign(tmp_path):
+    """Illustris keeps the -1 of GroupFirstSub so; of few columns, as its API gives, nothing else tells them."""
+    path = write_subfind(tmp_path)
+    said = find_haloes("subfind", path, SNAPSHOT, UNITS)
+
+    def unsign(file):
+        """Make GroupFirstSub of one file what Illustris has, without GroupNsubs."""
+        if "GroupNsubs" in file.get("Group", {}):
+            first, n = file["Group/GroupFirstSub"][()], file["Group/GroupNsubs"][()]
+            del file["Group/GroupFirstSub"], file["Group/GroupNsubs"]
+            file["Group/GroupFirstSub"] = np.where(n > 0, first, -1).astype(np.uint32)
+
+    for part in tmp_path.glob("*.hdf5"):
+        edit(part, unsign)
+    assert list(map(repr, find_haloes("subfind", path, SNAPSHOT, UNITS))) == list(map(repr, said))
+
+
 def test_a_column_that_some_parts_lack_is_missed(tmp_path):
     """Fragments would be mapped as galaxies where one file of many has lost its SubhaloFlag."""
     path = WRITERS["subfind"](tmp_path)

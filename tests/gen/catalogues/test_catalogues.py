@@ -955,6 +955,22 @@ def odd_table(rng):
     return "\ufeff" * (rng.random() < 0.05) + text
 
 
+@pytest.mark.parametrize(
+    ("column", "unit", "kind"), [("x", "kpc/h", "length"), ("z", "ckpc", "length"), ("halo_mass", "Msun/h", "mass")]
+)
+def test_a_unit_with_factors_of_a_or_h_in_a_table_is_told_so(tmp_path, column, unit, kind):
+    """To astropy `kpc/h` are kiloparsecs per hour; the table was called damaged."""
+    path = tmp_path / "t.ecsv"
+    names = ["x", "y", "z", "halo_mass"]
+    columns = [f"# - {{name: {n}, unit: {unit if n == column else 'kpc' if n in 'xyz' else 'Msun'}, datatype: float64}}"
+               for n in names]  # fmt: skip
+    path.write_text("\n".join(["# %ECSV 1.0", "# ---", "# datatype:", *columns, " ".join(names), "1 1 1 1e12", ""]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # astropy's, of units that it does not know
+        words = rf"t\.ecsv: column '{column}' is in .*, which is no known unit of {kind}: it is read as physical"
+        assert_refused("table", path, words)
+
+
 def test_a_unit_of_a_logarithm_is_one(tmp_path):
     """astropy's factor from dex(solMass) to solMass is 10."""
     galaxies = Table({name: np.array([1.0, 2.0]) for name in "xyz"})

@@ -423,7 +423,7 @@ def tipsy(path: Path, written: Galaxy, order: str = ">", float_type: str = "f4",
     path.write_bytes(head + rows_written)
     path.with_suffix(".param").write_text(
         f"bComove = {comove}\nbPeriodic = 1\ndPeriod = 1\ndKpcUnit = {length!r}\ndMsolUnit = {float(mass)!r}\n"
-        f"dHubble0 = {float(np.sqrt(8 * np.pi / 3))!r}\n"
+        f"dHubble0 = {float(np.sqrt(8 * np.pi / 3))!r}\nnSmooth = 32\n"
     )
     return path
 

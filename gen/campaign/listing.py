@@ -161,9 +161,9 @@ def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:
     snapshot_format = FORMATS[suite.format]
     present, assumed = snapshot_format.types(snapshot), ""
     types = _mapped_types(suite) & present
-    with contextlib.suppress(SnapshotError):  # whoever opens it says that its kernel is unknown
-        assumed = snapshot_format.smoothing(snapshot).assumed if "PartType0" in types else ""
     components, _ = components_of(snapshot_format, suite.particles.model_dump(exclude_none=True))
+    with contextlib.suppress(SnapshotError):  # whoever opens it says that its kernel is unknown
+        assumed = snapshot_format.smoothing(snapshot).assumed if types & {*components["gas"]} else ""
     if unowned := snapshot_format.unowned(snapshot, {t for types in components.values() for t in types}):
         left_out = f"particles of {' and '.join(sorted(unowned))} are in no component, so their mass counts nowhere; "
         assumed = ". ".join(filter(None, [assumed, f"{left_out}if that is not meant name them in `particles`"]))

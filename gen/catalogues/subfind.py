@@ -22,6 +22,9 @@ from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget_header import files_of, scalar
 from kinmass.gen.formats.gadget_units import in_round_units
 
+#: -1 where it is kept in 32 bits without a sign, as GroupFirstSub of Illustris.
+NO_SUBHALO = 2**32 - 1
+
 
 def _check(path: Path, n_groups: int, n_subhaloes: int, units: CodeUnits) -> None:
     """Raise SnapshotError when, by its Header, groups or subhaloes are missing or the time is not the snapshot's.
@@ -73,6 +76,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits, kinds: Kinds) -> list[Hal
     kpc_per_unit, msun_per_unit = code_units(path, units)
     # GroupFirstSub of a group without subhaloes is -1, or in older codes the first subhalo of the next group.
     first = group["GroupFirstSub"].astype(np.int64)
+    first[first == NO_SUBHALO] = -1
     has_subhaloes = (first >= 0) & (group.get("GroupNsubs", np.ones(len(first))) > 0)
     if np.any(first[has_subhaloes] >= n):
         raise SnapshotError(f"{path}: GroupFirstSub points beyond the last of {n} subhaloes; damaged? Get it again")

@@ -168,7 +168,16 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     def values(name: str, unit: str | None) -> np.ndarray:
         """Return a column (N,) in a unit, NaN where an entry is empty."""
         numbers: np.ndarray = np.ma.filled(np.ma.asarray(table[name], dtype=float), np.nan)
-        return numbers if table[name].unit is None or unit is None else np.asarray(table[name].unit.to(unit, numbers))
+        if table[name].unit is None or unit is None:
+            return numbers
+        try:
+            return np.asarray(table[name].unit.to(unit, numbers))
+        except ValueError as error:
+            raise SnapshotError(
+                f"{path}: column {name!r} is in {str(table[name].unit)!r}, which is no known unit of "
+                f"{'length' if unit == 'kpc' else 'mass' if unit else 'a share'}: it is read as physical, so without "
+                f"factors of a and h; write it in {unit or 'numbers from 0 to 1'}"
+            ) from error
 
     def truth(word: str) -> bool | None:
         """Return whether an entry says true or false, None where it is empty. Raises SnapshotError for any other."""

@@ -44,6 +44,11 @@ _HEADER = (("time", "d"), ("nbodies", "i"), ("ndim", "i"), ("nsph", "i"), ("ndar
 #: Stars of negative formation time are black holes where they are no more than this, or than this share of the stars in
 #: a run that is cosmological.
 MOST_HOLES, LARGEST_SHARE_OF_HOLES = 10, 0.5
+#: What is told of a run whose .param does not say how many neighbours its kernels have: its code's own number counted.
+NO_NEIGHBOURS = (
+    "no nSmooth in its .param: kernels of the gas are taken to have 32 neighbours, ChaNGa's own number; Gasoline's own "
+    "is 64, with which they reach 1.26 times as far. Write the run's number into it"
+)
 _HEADER_PAD = (("dummy", "i"),)  # follows the header in most files
 
 
@@ -278,10 +283,11 @@ class Tipsy(Format):
         return sides[0]
 
     def smoothing(self, path: Path) -> Smoothing:
-        """Return the convention with as many neighbours in the support as the .param says; Gasoline's own otherwise."""
+        """Return the convention with as many neighbours in the support as the .param says; ChaNGa's own otherwise."""
         param = self._param(path)
         smoothing = super().smoothing(path)
-        neighbours = self._parameters(param).get("nSmooth", smoothing.volumes or 0.0)
+        if (neighbours := self._parameters(param).get("nSmooth")) is None:
+            return replace(smoothing, assumed=NO_NEIGHBOURS)
         if not 1 <= neighbours < np.inf:
             raise SnapshotError(f"{path}: nSmooth = {neighbours:g} in {param.name}: no number of neighbours; repair it")
         return replace(smoothing, volumes=neighbours)
@@ -386,4 +392,5 @@ def write(
     path.with_suffix(".param").write_text(
         f"bComove = 1\nbPeriodic = 1\ndKpcUnit = {float(length_kpc)!r}\ndMsolUnit = {float(mass_unit_msun)!r}\n"
         f"dHubble0 = {float(np.sqrt(8 * np.pi / 3))!r}\ndOmega0 = 0.3089\ndLambda = 0.6911\ndPeriod = 1.0\n"
+        "nSmooth = 32\n"
     )

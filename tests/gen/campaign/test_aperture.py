@@ -154,16 +154,35 @@ def test_neighbours_are_not_part_of_it(mass, scale, distance):
         assert edge(pair, 1.3 * end, is_central=is_central) == end
 
 
-@pytest.mark.parametrize(("index", "least", "most_of_20"), [(4.0, 0.75, 1), (6.0, 0.6, 2)])
-def test_a_lone_star_in_the_outskirts_is_no_neighbour(index, least, most_of_20):
-    """Early types of 200 stars, the fewest that are mapped by default: R_e was that of their inner part in many."""
+@pytest.mark.parametrize(
+    ("index", "is_central", "least", "most_of_20"),
+    [(4.0, True, 0.75, 1), (6.0, True, 0.6, 2), (4.0, False, 0.7, 1), (6.0, False, 0.6, 6)],
+)
+def test_a_lone_star_in_the_outskirts_is_no_neighbour(index, is_central, least, most_of_20):
+    """Early types of 200 stars, the fewest that are mapped by default: R_e was that of their inner part in many.
+
+    Of those that no catalogue calls centrals, too, as in a table without that column.
+    """
     too_small = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
         r, way = sersic_radius(rng.random(200), 3.0, index), rng.standard_normal((200, 3))
         stars = Particles(r[:, None] * way / np.linalg.norm(way, axis=1)[:, None], 0 * way, np.full(200, 1e6))
-        too_small += own(stars, 1000.0, is_central=True)[1] < least * half_mass_radius(r, stars.mass_msun)
+        too_small += own(stars, 1000.0, is_central)[1] < least * half_mass_radius(r, stars.mass_msun)
     assert too_small <= most_of_20
+
+
+@pytest.mark.parametrize(("n", "n_host"), [(200, 20_000), (500, 20_000), (200, 5_000)])
+def test_a_satellite_ends_where_its_hosts_stars_begin(n, n_host):
+    """At 30 kpc from the centre of a host whose stars are spread evenly around it."""
+    ratios = []
+    for seed in range(8):
+        satellite = sphere(n, 1.0, seed)
+        host = sphere(n_host, 12.0, 100 + seed, (18.0, 0, 24.0))
+        half = half_mass_radius(np.linalg.norm(satellite.pos_kpc, axis=1), satellite.mass_msun)
+        ratios.append(own(concatenate([satellite, host]), 100.0)[1] / half)
+    assert 0.95 < np.median(ratios) < 1.15
+    assert np.sort(ratios)[-2] < 1.4  # one has more of its host
 
 
 def test_a_compact_bulge_is_not_the_whole_galaxy():

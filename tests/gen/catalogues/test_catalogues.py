@@ -441,6 +441,23 @@ def test_the_catalogue_of_a_run_without_expansion_has_no_other_factors_of_h_than
     assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3] * H, rel=1e-6)
 
 
+def test_groups_without_subhaloes_are_told_by_a_number_without_a_sign(tmp_path):
+    """Illustris keeps the -1 of GroupFirstSub so; of few columns, as its API gives, nothing else tells them."""
+    path = write_subfind(tmp_path)
+    said = find_haloes("subfind", path, SNAPSHOT, UNITS)
+
+    def unsign(file):
+        """Make GroupFirstSub of one file what Illustris has, without GroupNsubs."""
+        if "GroupNsubs" in file.get("Group", {}):
+            first, n = file["Group/GroupFirstSub"][()], file["Group/GroupNsubs"][()]
+            del file["Group/GroupFirstSub"], file["Group/GroupNsubs"]
+            file["Group/GroupFirstSub"] = np.where(n > 0, first, -1).astype(np.uint32)
+
+    for part in tmp_path.glob("*.hdf5"):
+        edit(part, unsign)
+    assert list(map(repr, find_haloes("subfind", path, SNAPSHOT, UNITS))) == list(map(repr, said))
+
+
 def test_a_column_that_some_parts_lack_is_missed(tmp_path):
     """Fragments would be mapped as galaxies where one file of many has lost its SubhaloFlag."""
     path = WRITERS["subfind"](tmp_path)
@@ -936,6 +953,22 @@ def odd_table(rng):
         rows[-1] = [*rows[-1], *["", "1"][: rng.integers(1, 3)]] if rng.random() < 0.5 else rows[-1][:-1]
     text = str(rng.choice(LINE_ENDS)).join(map(",".join, rows)) + str(rng.choice(["\n", "\n", "", "\n \n"]))
     return "\ufeff" * (rng.random() < 0.05) + text
+
+
+@pytest.mark.parametrize(
+    ("column", "unit", "kind"), [("x", "kpc/h", "length"), ("z", "ckpc", "length"), ("halo_mass", "Msun/h", "mass")]
+)
+def test_a_unit_with_factors_of_a_or_h_in_a_table_is_told_so(tmp_path, column, unit, kind):
+    """To astropy `kpc/h` are kiloparsecs per hour; the table was called damaged."""
+    path = tmp_path / "t.ecsv"
+    names = ["x", "y", "z", "halo_mass"]
+    columns = [f"# - {{name: {n}, unit: {unit if n == column else 'kpc' if n in 'xyz' else 'Msun'}, datatype: float64}}"
+               for n in names]  # fmt: skip
+    path.write_text("\n".join(["# %ECSV 1.0", "# ---", "# datatype:", *columns, " ".join(names), "1 1 1 1e12", ""]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # astropy's, of units that it does not know
+        words = rf"t\.ecsv: column '{column}' is in .*, which is no known unit of {kind}: it is read as physical"
+        assert_refused("table", path, words)
 
 
 def test_a_unit_of_a_logarithm_is_one(tmp_path):

@@ -345,21 +345,25 @@ def test_stored_lengths_and_densities_give_one_support(tmp_path):
     assert_same(layouts.read(path, "swift"), written)
 
 
+def set_neighbours(path, line):
+    """Write another line for the number of neighbours into a run's .param."""
+    param = path.with_suffix(".param")
+    param.write_text(param.read_text().replace("nSmooth = 32", line))
+
+
 @pytest.mark.parametrize(("line", "neighbours"), [("nSmooth = 50   # Wendland C2", 50), ("", 32)])
 def test_kernels_of_tipsy_have_as_many_neighbours_as_the_run(line, neighbours, tmp_path):
     """NIHAO's have 50; all were taken for Gasoline's 32, and its gas for points of 86 per cent of the size."""
     galaxy = layouts.galaxy()
     path = layouts.tipsy(tmp_path / "run.00512", galaxy)
-    with path.with_suffix(".param").open("a") as file:
-        file.write(f"{line}\n")
+    set_neighbours(path, line)
     gas = layouts.read(path, "tipsy").gas  # rho is written for 32 of them
     np.testing.assert_allclose(gas.support_kpc, galaxy.gas.support_kpc * (neighbours / 32) ** (1 / 3), rtol=1e-5)
 
 
 def test_a_number_of_neighbours_that_cannot_be_is_refused(tmp_path):
     path = layouts.tipsy(tmp_path / "run.00512", layouts.galaxy())
-    with path.with_suffix(".param").open("a") as file:
-        file.write("nSmooth = 0\n")
+    set_neighbours(path, "nSmooth = 0")
     layouts.assert_refused(path, "tipsy", r"nSmooth = 0 in run\.param")
 
 

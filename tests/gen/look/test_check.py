@@ -248,6 +248,20 @@ def test_who_maps_is_told_of_a_kernel_that_is_assumed(tmp_path, capsys):
     assert said.count("\n") == 1
 
 
+def test_who_maps_is_told_of_a_tipsy_run_that_does_not_say_its_neighbours(tmp_path, capsys):
+    """ChaNGa takes 32 where its .param has no nSmooth, Gasoline 64: 32 were taken without a word."""
+    path = layouts.tipsy(tmp_path / "run.00512", layouts.galaxy())
+    suite = written(tmp_path, "name: s\nformat: tipsy\nsnapshots: run.00512\naperture: {kpc: 20}\n")
+    list_tasks(load_suite(suite))
+    assert capsys.readouterr().err == ""
+    param = path.with_suffix(".param")
+    param.write_text(param.read_text().replace("nSmooth = 32", ""))
+    list_tasks(load_suite(suite))
+    words = "no nSmooth in its .param: kernels of the gas are taken to have 32 neighbours"
+    assert words in capsys.readouterr().err
+    assert words in "".join(describe(suite))
+
+
 def test_who_maps_is_told_of_types_that_count_nowhere(tmp_path, capsys):
     """Coarse dark matter of a zoom, where a template for a box says that type 1 is all; tracers have no mass."""
     (tmp_path / "centres.csv").write_text("id,x,y,z\n0,0,0,0\n")

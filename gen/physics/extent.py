@@ -16,8 +16,9 @@ SHELL_STEPS, NEIGHBOUR_SHARE = 2, 0.005
 #: Around a central the number of stars must say, too, by so many sigma, that the density rises: of a few stars in the
 #: outskirts one lies beyond an empty shell by chance. What may be a satellite may lie among its host's stars, which are
 #: spread evenly around it: there the first rise is the best sign of them that there is, if the stars beyond are at
-#: least this share as dense as those before it, over so many radial steps (a factor of 2 in radius).
-NEIGHBOUR_SIGMA, HOST_DENSITY, BEFORE_STEPS = 1.5, 0.5, 3 * PER_DECADE // 10
+#: least this share as dense as those before it, over so many radial steps (a factor of 2 in radius), or if so many
+#: stars lie inside that hardly any rise is chance.
+NEIGHBOUR_SIGMA, HOST_DENSITY, BEFORE_STEPS, MANY_STARS = 1.5, 0.5, 3 * PER_DECADE // 10, 800
 #: What ends may be the inner part of a galaxy if there is more around it within a decade beyond: a nucleus within
 #: NUCLEUS_KPC, and any other inside of a ring, in which the density rises by so many sigma of the number of stars.
 AROUND_STEPS, NUCLEUS_KPC, RING_SIGMA = PER_DECADE, 3.0, 5.0
@@ -54,7 +55,7 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS, is_c
         rises &= _rises_surely(n_shell, n_next, growth, NEIGHBOUR_SIGMA)
     else:
         density_before = (n_stars - _inside(n_stars, BEFORE_STEPS)) / (1 - 10 ** (-3 * BEFORE_STEPS / PER_DECADE))
-        rises &= n_next / (growth - 1) > HOST_DENSITY * density_before
+        rises &= (n_next / (growth - 1) > HOST_DENSITY * density_before) | (n_stars >= MANY_STARS)
     is_end = enough_stars & (2 * _inside(mass, END_STEPS) >= mass)
     is_neighbour = enough_stars & rises & (2 * _inside(mass, NEIGHBOUR_STEPS) >= mass)
 

@@ -9,16 +9,17 @@ import numpy as np
 
 from kinmass.eval.observed.galaxy_file import TracerFiles
 
-_FULL_WIDTH = re.compile(r"fwhm|(?<![a-z])w_?50(?![0-9])")
-#: Widths that hold 80 % of the flux, or at a fifth of the peak, and Doppler widths, as bettermoments writes them (dV,
-#: and gdV, gtdV, ... of fits): neither sigma nor a full width at half maximum.
-_OTHER_WIDTH = re.compile(r"(?<![a-z])(?:w_?(?:20|80|90|95)(?![0-9])|g?[gth]?dvb?(?![a-z\d]))|doppler")
+_FULL_WIDTH = re.compile(r"fwhm|full_?width|(?<![a-z])w_?50(?![0-9])")
+#: Widths that hold 80 % of the flux, or at a fifth of the peak, half widths, and Doppler widths, as bettermoments
+#: writes them (dV, and gdV, gtdV, ... of fits): neither sigma nor a full width at half maximum.
+_OTHER_WIDTH = re.compile(r"(?<![a-z])(?:w_?(?:20|80|90|95)(?![0-9])|g?[gth]?dvb?(?![a-z\d]))|doppler|hwhm")
 #: What names say of the tracer.
 _OF_TRACERS = {
     "stars": re.compile(r"stellar|(?<![a-z])stars?(?![a-z])"),
     "gas": re.compile(r"emline|(?<![a-z])(?:gas|h_?alpha|ha|hi|co|oiii)(?![a-z])"),
 }
-_SIGMA = re.compile(r"sig|disp")
+#: A map of sigma may have a beam in its name, as `sigma_fwhm2.5.fits`. Dispersions are called so whatever their width.
+_SIGMA = re.compile(r"sig")
 _INVERSE = re.compile(r"ivar|inv|(?<![a-z])(?:weights?|wht|wgt)(?![a-z])")
 #: What surveys call an instrument's own width: EMLINE_INSTSIGMA, STELLAR_SIGMACORR (MaNGA), HA6562_SIGMA_CORR (PHANGS).
 _INSTRUMENTS = re.compile(
@@ -30,11 +31,15 @@ _ERROR = re.compile(rf"err|std|unc|{_SHORT_ERROR}")
 #: What astropy's CCDData calls errors, variances and inverse variances alike: its header says which.
 _ANY_KIND = "uncert"
 #: STAT is that of ESO's files and of mpdaf, which are variances.
-_VARIANCE = re.compile(r"(?<![a-z])(?:var(?:iances?|map)?|stat)(?![a-z])")
+_VARIANCE = re.compile(
+    r"(?<![a-z])(?:(?:vel|sig|sigma|disp)?var(?:iances?|map)?|stat|sq|squared?)(?![a-z])|(?:\^|\*\*)2(?!\d)"
+)
 #: Of a map that is no error, this says that it is one.
 _CALLED_ERROR = re.compile(
-    rf"(?<![a-z])(?:e|d)?(?:errors?|err|ivar|uncertainty|unc)(?![a-z])|(?:vel|sig|sigma|disp|flux)err|{_SHORT_ERROR}"
+    rf"(?<![a-z])(?:e|d)?(?:errors?|err|ivar|uncertainty|unc)(?![a-z])|(?:vel|sig|sigma|disp|flux)err|(?<![a-z])verr(?:or)?(?![a-z])|{_SHORT_ERROR}"
 )
+#: Extensions and arrays that any map may be in, whose file is called what it is (mpdaf, HST and JWST, numpy).
+_ANY_MAP = ("data", "sci", "primary", "image", "arr_0")
 #: A map that is called so holds logarithms.
 _LOGARITHM = re.compile(r"(?<![a-z])(?:log|(?:lg|ln|dex|mags?)(?![a-z]))")
 #: A column of places that is called so counts pixels, unless its name has an angle too.
@@ -107,6 +112,21 @@ def refuse_misnamed_errors(
                 _refuse_error(files, key, name, key in variances)
 
 
+def refuse_variance(files: TracerFiles, called: Sequence[str], is_squared: bool) -> None:
+    """Raise ValueError where a dispersion is called a variance and neither its file (is_squared) nor its key says so.
+
+    called: what its file calls it, besides the YAML file's name of it.
+    """
+    if files.dispersion is None or is_squared or files.dispersion_unit is not None:
+        return
+    for name in (_told(files, "dispersion"), *called):
+        if is_called_variance(name):
+            raise ValueError(
+                f"{_named(files, 'dispersion', name)} is called a variance, and its file does not say so: say "
+                "dispersion_unit: km2/s2, or km/s if it holds sigma"
+            )
+
+
 def is_called_variance(name: str) -> bool:
     """Whether a map's name says that it holds a variance."""
     return bool(_VARIANCE.search(name.lower())) and not _INVERSE.search(name.lower())
@@ -129,8 +149,8 @@ def _refuse_width(files: TracerFiles, key: str, called: str) -> None:
     if "dispersion_is" not in files.model_fields_set and _OTHER_WIDTH.search(told):
         raise ValueError(
             f"{named} is called a width that is neither sigma nor a full width at half maximum: convert it (of a "
-            "Gaussian W80 is 2.563 sigma, W20 3.588 sigma, the Doppler width dV 1.414 sigma), and say dispersion_is: "
-            "sigma"
+            "Gaussian W80 is 2.563 sigma, W20 3.588 sigma, the half width HWHM 1.177 sigma, the Doppler width dV "
+            "1.414 sigma), and say dispersion_is: sigma"
         )
     if files.dispersion_unit is None and _LOGARITHM.search(told):
         raise ValueError(f"{named} is called a logarithm: give it in km/s, or say dispersion_unit if it is")
@@ -247,6 +267,8 @@ def _named(files: TracerFiles, key: str, called: str) -> str:
 def _told(files: TracerFiles, key: str) -> str:
     """Return in lower case what a map's name says: its extension, its column, or the file without folders.
 
+    The file, too, where the extension may hold any map.
+
     Brackets after the name of a column hold an element of a vector, or a unit.
     """
     name = str(getattr(files, key))
@@ -254,4 +276,5 @@ def _told(files: TracerFiles, key: str) -> str:
     file, extension = (match[1], match[2]) if match else (name, "")
     if files.table is not None or (files.bins is not None and not PurePath(file).suffix):
         return file.lower()
-    return (PurePath(file).name if extension.isdigit() or not extension else extension).lower()
+    is_any = extension.isdigit() or extension.lower() in ("", *_ANY_MAP)
+    return (PurePath(file).name if is_any else extension).lower()

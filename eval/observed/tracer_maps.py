@@ -33,7 +33,7 @@ from kinmass.eval.observed.grids import (
     tiled,
 )
 from kinmass.eval.observed.kinds import is_variance, of_other_sense, refuse_other_kind, root_of_variance
-from kinmass.eval.observed.names import refuse_misnamed_errors, refuse_misnomers, refuse_one_map
+from kinmass.eval.observed.names import refuse_misnamed_errors, refuse_misnomers, refuse_one_map, refuse_variance
 from kinmass.eval.observed.offsets import parts_of_pixel, pixel_offsets, row_offsets, side_arcsec_of
 from kinmass.eval.observed.plain_tables import Columns
 from kinmass.eval.observed.redshifts import convention_in
@@ -260,6 +260,7 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
         units_of_files |= {key: bin_table.columns[name][1] for key, name in bin_columns.items()}
     refuse_misnomers(files, called)
     refuse_misnamed_errors(files, called, variances | _squared(units_of_files))
+    refuse_variance(files, called.get("dispersion", []), "dispersion" in _squared(units_of_files))
     of_bins = {key: bin_table.columns[name][0] for key, name in bin_columns.items()} if bin_table is not None else {}
     refuse_one_map(files, {key: value for key, (value, _) in read.items()} | of_bins)
     of_planes = {key: values_and_headers[key][1] for key in planes}
@@ -413,6 +414,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     refuse_one_map(files, {key: table_columns[column][0] for key, column in map_columns.items()})
     units_of_files = {key: table_columns[column][1] for key, column in map_columns.items()}
     refuse_misnamed_errors(files, {}, _squared(units_of_files))
+    refuse_variance(files, [], "dispersion" in _squared(units_of_files))
     values = {key: _in_kms(files, key, table_columns[column][0], units_of_files) for key, column in map_columns.items()}
     _errors_of_root(files, values, units_of_files)
     _merge_masks(values)

@@ -604,7 +604,7 @@ def test_one_side_of_a_galaxy_speaks_against_a_result():
 # ---- what names say
 
 
-@pytest.mark.parametrize("column", ["e_vel_Halpha", "EVPXF", "DVPXF", "emom1", "co_emom1", "NGC1.evcen", "e_V"])
+@pytest.mark.parametrize("column", ["e_vel_Halpha", "EVPXF", "DVPXF", "emom1", "co_emom1", "NGC1.evcen", "e_V", "Verr"])
 def test_errors_are_called_so_in_short(tmp_path, column):
     table = rows()
     table[column] = table["E"]
@@ -668,6 +668,9 @@ def test_a_density_that_is_called_a_logarithm_says_its_unit(tmp_path, column):
         ({"dispersion": "w_20"}, "neither sigma nor a full width at half maximum: convert it"),
         ({"dispersion": "cube_dV"}, "neither sigma nor .*: convert it .* the Doppler width dV 1.414 sigma"),
         ({"dispersion": "gdV"}, "neither sigma nor a full width at half maximum: convert it"),
+        ({"dispersion": "HWHM"}, "neither sigma nor .* the half width HWHM 1.177 sigma"),
+        ({"dispersion": "VDISP_FWHM"}, "is called a full width at half maximum: say dispersion_is: fwhm"),
+        ({"dispersion": "full_width"}, "is called a full width at half maximum: say dispersion_is: fwhm"),
         ({"instrument_sigma": "LSF_FWHM"}, "instrument_sigma LSF_FWHM is called a full width at half maximum"),
     ],
 )
@@ -677,6 +680,43 @@ def test_widths_of_other_kinds_are_called_so(tmp_path, keys, words):
     assert_refused(tmp_path, {"gas": {"table": "t.fits"} | KEYS | keys}, words)
     if "dispersion" in keys:
         assert_same(described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | keys | {"dispersion_is": "sigma"}}).gas)
+
+
+@pytest.mark.parametrize(
+    ("key", "file", "extension", "words"),
+    [
+        ("dispersion", "ha_fwhm.fits", "DATA", "is called a full width at half maximum"),
+        ("velocity_error", "vel_ivar.fits", "SCI", "is called an inverse variance"),
+        ("dispersion_error", "disp_variance.fits", "data", "is called a variance"),
+        ("velocity", "vel_err.fits", "PRIMARY", "is called an error"),
+        ("density", "log_ha.fits", "DATA", "is called a logarithm"),
+    ],
+)
+def test_a_file_says_what_an_extension_of_any_map_holds(tmp_path, key, file, extension, words):
+    """As mpdaf, whose files have DATA and STAT, and JWST's: full widths were taken for sigma, 2.35 times too large."""
+    images(tmp_path)
+    values = MAPS[KEYS[key]]
+    first = [fits.PrimaryHDU(values)] if extension == "PRIMARY" else [fits.PrimaryHDU(), fits.ImageHDU(values)]
+    first[-1].name = extension
+    fits.HDUList([*first, fits.ImageHDU(values, name="STAT")]).writeto(tmp_path / file)
+    files = {k: f"{name}.fits" for k, name in KEYS.items()} | IN_PIXELS | {key: f"{file}[{extension}]"}
+    assert_refused(tmp_path, {"gas": files}, rf"{key} {file}\[{extension}\] {words}")
+    fits.HDUList([*first, fits.ImageHDU(values, name="STAT")]).writeto(tmp_path / "m.fits")
+    assert_same(described(tmp_path, {"gas": files | {key: f"m.fits[{extension}]"}}).gas)
+
+
+@pytest.mark.parametrize("column", ["vel_disp_var", "sigma_sq", "sigma^2", "sigvar", "Sigma**2"])
+def test_a_dispersion_that_is_called_a_variance_says_its_unit(tmp_path, column):
+    """Of cold gas a variance passes for a dispersion: 15 km/s were 225."""
+    squares = {column: MAPS["S"][SEEN] ** 2, "F": 2 * (MAPS["S"] * MAPS["F"])[SEEN]}
+    table = Table(rows() | squares)
+    keys = {"table": "t.fits"} | KEYS | {"dispersion": column}
+    table.write(tmp_path / "t.fits")
+    assert_refused(tmp_path, {"gas": keys}, "is called a variance, and its file does not say so: say dispersion_unit")
+    assert_same(described(tmp_path, {"gas": keys | {"dispersion_unit": "km2/s2"}}).gas)
+    table[column].unit = "km2 s-2"
+    table.write(tmp_path / "t.fits", overwrite=True)
+    assert_same(described(tmp_path, {"gas": keys}).gas)
 
 
 def test_maps_of_the_other_tracer_are_called_so(tmp_path):

@@ -195,10 +195,11 @@ def learn_training_features(training: SeenViews, validation: SeenViews) -> Train
     cloud = TrainingFeatures(means, whitenings, slopes, middle, unit, ends, expected, torch.empty(0))
     basis = _with_squares(_within(validation.how_seen, middle, unit, ends))
     logarithm = cloud.distance(validation)
-    expected[:, :1] = _regression(basis, logarithm[:, None])
-    scatter = (logarithm - basis @ expected[:, 0]).abs()
-    expected[:, 1:] = _regression(basis, scatter.clamp(min=max(1e-3 * float(scatter.mean()), _LEAST)).log()[:, None])
-    distances = cloud.distance(validation).sort().values
+    expected[:, 0], of_others = _regression_by_others(basis, logarithm)
+    apart = logarithm - of_others
+    log_scatter = apart.abs().clamp(min=max(1e-3 * float(apart.abs().mean()), _LEAST)).log()
+    expected[:, 1], of_others = _regression_by_others(basis, log_scatter)
+    distances = (apart / of_others.exp()).sort().values
     if len(distances) > _MOST_DISTANCES:
         distances = torch.quantile(distances, torch.linspace(0, 1, _MOST_DISTANCES, dtype=torch.float64))
     return replace(cloud, distances=distances)
@@ -219,11 +220,23 @@ def _with_squares(numbers: torch.Tensor) -> torch.Tensor:
     return _with_ones(torch.cat([numbers, numbers**2], dim=1))
 
 
-def _regression(basis: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Return coefficients (B, V) of values (N, V) on a basis (N, B), whose first column is 1: a ridge regression.
+def _regression_by_others(basis: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return coefficients (B,) of `_regression` of values (N,), and what those of all other views say of each (N,).
 
-    All but the first are shrunk as by _PRIOR_VIEWS views.
+    A regression is nearer to the values that it was made of than to new ones (Allen 1974, Technometrics 16, 125).
     """
+    coefficients = _regression(basis, values[:, None])[:, 0]
+    own_share = (torch.linalg.solve(_normal(basis), basis.T).T * basis).sum(1)
+    return coefficients, values - (values - basis @ coefficients) / (1 - own_share).clamp(min=_LEAST)
+
+
+def _regression(basis: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return coefficients (B, V) of values (N, V) on a basis (N, B), whose first column is 1: a ridge regression."""
+    return torch.linalg.solve(_normal(basis), basis.T @ values)
+
+
+def _normal(basis: torch.Tensor) -> torch.Tensor:
+    """Return the matrix (B, B) of the normal equations; all but the first are shrunk as by _PRIOR_VIEWS views."""
     ridge = _PRIOR_VIEWS * torch.eye(basis.shape[1], dtype=basis.dtype)
     ridge[0, 0] = 0
-    return torch.linalg.solve(basis.T @ basis + ridge, basis.T @ values)
+    return basis.T @ basis + ridge

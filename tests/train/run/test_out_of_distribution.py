@@ -105,6 +105,19 @@ def test_views_are_compared_with_those_that_were_seen_alike():
     assert torch.equal(told.ood_score(views), told.ood_score(SeenViews.joined([views, far]))[: len(views)])
 
 
+@pytest.mark.parametrize("n", [50, 200])
+def test_few_validation_views_call_no_more_strange_than_they_should(n):
+    """What is expected of a distance is made of these views, and is nearer to them than to new ones."""
+    shares = []
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        told = [torch.randn(size, 16, generator=generator) for size in (2000, n, 2000)]
+        training, validation, new = (SeenViews([cloud(len(x), seed) * (1 + x[:, :1].abs())], x) for x in told)
+        scores = learn_training_features(training, validation).ood_score(new)
+        shares.append((scores > OOD_THRESHOLD).double().mean())
+    assert np.mean(shares) < 0.07
+
+
 def test_of_views_of_which_nothing_is_told_the_share_is_that_of_plain_distances():
     training, validation, views = cloud(2000, 0), cloud(700, 1), cloud(300, 2, wide=1.3)
     found = learn_training_features(seen(training), seen(validation)).ood_score(seen(views))
@@ -115,7 +128,7 @@ def test_of_views_of_which_nothing_is_told_the_share_is_that_of_plain_distances(
         apart = (features.double() - training.double().mean(0)) / spread
         distances.append((apart @ inverse * apart).sum(1))
     expected = (distances[0] < distances[1][:, None]).sum(1)
-    torch.testing.assert_close(found, (expected + 0.5) / 701, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found, (expected + 0.5) / 701, rtol=0, atol=3e-3)
 
 
 def test_records_of_before_tell_the_same():

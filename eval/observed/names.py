@@ -36,7 +36,8 @@ _VARIANCE = re.compile(
 )
 #: Of a map that is no error, this says that it is one.
 _CALLED_ERROR = re.compile(
-    rf"(?<![a-z])(?:e|d)?(?:errors?|err|ivar|uncertainty|unc)(?![a-z])|(?:vel|sig|sigma|disp|flux)err|(?<![a-z])verr(?:or)?(?![a-z])|{_SHORT_ERROR}"
+    r"(?<![a-z])(?:e|d)?(?:errors?|err|ivar|uncertainty|unc)(?![a-z])"
+    rf"|(?:vel|sig|sigma|disp|flux)err|(?<![a-z])verr(?:or)?(?![a-z])|{_SHORT_ERROR}"
 )
 #: Extensions and arrays that any map may be in, whose file is called what it is (mpdaf, HST and JWST, numpy).
 _ANY_MAP = ("data", "sci", "primary", "image", "arr_0")
@@ -267,9 +268,8 @@ def _named(files: TracerFiles, key: str, called: str) -> str:
 def _told(files: TracerFiles, key: str) -> str:
     """Return in lower case what a map's name says: its extension, its column, or the file without folders.
 
-    The file, too, where the extension may hold any map.
-
-    Brackets after the name of a column hold an element of a vector, or a unit.
+    Of an extension that may hold any map it is the file, too. Brackets after the name of a column hold an element of a
+    vector, or a unit.
     """
     name = str(getattr(files, key))
     match = re.fullmatch(r"(.+?)\[([^\],]+)(?:,[^\]]*)?\]", name)

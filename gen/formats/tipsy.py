@@ -44,7 +44,7 @@ _HEADER = (("time", "d"), ("nbodies", "i"), ("ndim", "i"), ("nsph", "i"), ("ndar
 #: Stars of negative formation time are black holes where they are no more than this, or than this share of the stars in
 #: a run that is cosmological.
 MOST_HOLES, LARGEST_SHARE_OF_HOLES = 10, 0.5
-#: What is told of a run whose .param does not say how many neighbours its kernels have: its code's own number counted.
+#: What is told of a run whose .param does not say how many neighbours its kernels have: its code's own number held.
 NO_NEIGHBOURS = (
     "no nSmooth in its .param: kernels of the gas are taken to have 32 neighbours, ChaNGa's own number; Gasoline's own "
     "is 64, with which they reach 1.26 times as far. Write the run's number into it"

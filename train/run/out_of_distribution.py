@@ -11,7 +11,7 @@ whole, keeps the data for this per tracer in ood.pt.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -33,8 +33,6 @@ FEWEST_DISTANCES = 10
 _RIDGE = 1e-4
 #: Most validation distances that a run keeps; of more, their quantiles.
 _MOST_DISTANCES = 1000
-
-
 #: What is smaller counts as nil.
 _LEAST = 1e-12
 #: How many numbers say how a tracer was seen (`how_seen`).
@@ -61,7 +59,8 @@ def how_seen(observed: torch.Tensor, tracers: tuple[str, ...]) -> torch.Tensor:
     return torch.stack(columns, dim=1)
 
 
-class SeenViews(NamedTuple):
+@dataclass(frozen=True)
+class SeenViews:
     """What networks make of N views, and how these were seen: each member's features (N, F), and `how_seen` (N, C)."""
 
     features: Sequence[torch.Tensor]
@@ -110,14 +109,13 @@ class TrainingFeatures:
         """
         if "expected" not in fields:
             none = torch.zeros(0, dtype=torch.float64)
-            logarithms = torch.as_tensor(fields["distances"]).clamp(min=_LEAST).log()
             fields = fields | {
                 "slope": [none.new_zeros(0, len(mean)) for mean in fields["mean"]],
                 "middle": none,
                 "unit": none,
                 "ends": none.new_zeros(2, 0),
                 "expected": none.new_zeros(1, 2),
-                "distances": logarithms,
+                "distances": torch.as_tensor(fields["distances"]).clamp(min=_LEAST).log(),
             }
         return cls(**fields)
 
@@ -184,12 +182,12 @@ def learn_training_features(training: SeenViews, validation: SeenViews) -> Train
     means, whitenings, slopes = [], [], []
     for features in training.features:
         features = features.double().cpu()
-        mean, slope = _regression(basis, features).split([1, len(middle)])
-        features = features - basis @ torch.cat([mean, slope])
+        coefficients = _regression(basis, features)
+        features = features - basis @ coefficients
         spread = features.std(0).clamp(min=1e-12)
         correlation = torch.cov((features / spread).T) + _RIDGE * torch.eye(features.shape[1], dtype=torch.float64)
-        means.append(mean[0])
-        slopes.append(slope)
+        means.append(coefficients[0])
+        slopes.append(coefficients[1:])
         whitenings.append(torch.linalg.inv(torch.linalg.cholesky(correlation)) / spread)
     expected = torch.zeros(1 + 2 * len(middle), 2, dtype=torch.float64)
     cloud = TrainingFeatures(means, whitenings, slopes, middle, unit, ends, expected, torch.empty(0))
@@ -225,13 +223,13 @@ def _regression_by_others(basis: torch.Tensor, values: torch.Tensor) -> tuple[to
 
     A regression is nearer to the values that it was made of than to new ones (Allen 1974, Technometrics 16, 125).
     """
-    coefficients = _regression(basis, values[:, None])[:, 0]
+    coefficients = _regression(basis, values)
     own_share = (torch.linalg.solve(_normal(basis), basis.T).T * basis).sum(1)
     return coefficients, values - (values - basis @ coefficients) / (1 - own_share).clamp(min=_LEAST)
 
 
 def _regression(basis: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Return coefficients (B, V) of values (N, V) on a basis (N, B), whose first column is 1: a ridge regression."""
+    """Return coefficients (B, ...) of values (N, ...) on a basis (N, B) whose first column is 1: a ridge regression."""
     return torch.linalg.solve(_normal(basis), basis.T @ values)
 
 

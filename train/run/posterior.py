@@ -198,9 +198,6 @@ class Posterior:
             )
         return profiles
 
-    def _seen(self) -> SeenViews:
-        return SeenViews(self.features, self._how_seen)
-
     def seen_and_answered(self) -> SeenViews:
         """Return features, and how views were seen, of those views that are answered."""
         is_answered = torch.from_numpy(self.is_answered)
@@ -214,7 +211,8 @@ class Posterior:
         """
         if self._training_features is None:
             return np.full(len(self), np.nan)
-        return self._or_nan(self._training_features.ood_score(self._seen()).numpy())
+        seen = SeenViews(self.features, self._how_seen)
+        return self._or_nan(self._training_features.ood_score(seen).numpy())
 
     def log_prob_per_radius(self, log10_menc: np.ndarray | torch.Tensor, n: int = 1000) -> np.ndarray:
         """Return the log (N, K) of the marginal density per dex at each radius of profiles (N, K).

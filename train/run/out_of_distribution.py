@@ -37,6 +37,8 @@ _MOST_DISTANCES = 1000
 _LEAST = 1e-12
 #: How many numbers say how a tracer was seen (`how_seen`).
 HOW_SEEN = 1 + ERRORS_TOLD + NUMBERS_TOLD
+#: Numbers of how views were seen that scatter by less are the same for all, but for rounding.
+_SEEN_ALIKE = 1e-4
 #: Weight, in views, of the assumption that a distance does not depend on how a view was seen.
 _PRIOR_VIEWS = 100
 
@@ -176,7 +178,7 @@ def learn_training_features(training: SeenViews, validation: SeenViews) -> Train
     if min(len(training), len(validation)) < 2:
         return None
     seen = training.how_seen.double().cpu()
-    middle, unit = seen.mean(0), (seen - seen.mean(0)).square().mean(0).sqrt().clamp(min=_LEAST)
+    middle, unit = seen.mean(0), (seen - seen.mean(0)).square().mean(0).sqrt().clamp(min=_SEEN_ALIKE)
     ends = torch.stack([(seen.amin(0) - middle) / unit, (seen.amax(0) - middle) / unit])
     basis = _with_ones(_within(training.how_seen, middle, unit, ends))
     means, whitenings, slopes = [], [], []

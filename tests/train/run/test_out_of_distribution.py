@@ -118,6 +118,18 @@ def test_few_validation_views_call_no_more_strange_than_they_should(n):
     assert np.mean(shares) < 0.07
 
 
+def test_rounding_of_what_is_told_alike_of_all_views_says_nothing():
+    """As of an instrument of one PSF: its last digit differs between machines, and moved scores by a fifth."""
+    rounded = [
+        0.3 + 3e-8 * torch.randint(-1, 2, (n, 8), generator=torch.Generator().manual_seed(n)) for n in (2000, 60)
+    ]
+    known = learn_training_features(*map(SeenViews, ([cloud(2000, 0)], [cloud(60, 1)]), rounded))
+    scores = [known.ood_score(SeenViews([cloud(500, 2)], torch.full((500, 8), x))) for x in (0.3, 0.3000004)]
+    torch.testing.assert_close(*scores, rtol=0, atol=1.5 / 61)
+    plain = learn_training_features(seen(cloud(2000, 0)), seen(cloud(60, 1))).ood_score(seen(cloud(500, 2)))
+    torch.testing.assert_close(scores[0], plain, rtol=0, atol=3.5 / 61)
+
+
 def test_of_views_of_which_nothing_is_told_the_share_is_that_of_plain_distances():
     training, validation, views = cloud(2000, 0), cloud(700, 1), cloud(300, 2, wide=1.3)
     found = learn_training_features(seen(training), seen(validation)).ood_score(seen(views))

@@ -14,7 +14,7 @@ from kinmass.train.allotted import (
     slurm_memory,
     whole_number,
 )
-from kinmass.train.launch.resources import resources
+from kinmass.train.launch.resources import on_this_machine, resources
 
 GB = 1024**3
 
@@ -124,6 +124,10 @@ def test_fits_on_this_machine_share_the_cores_that_are_theirs(monkeypatch, affin
     assert cores() == expected
     assert resources("local", {}, processes=2).cpus == expected // 2
     assert resources("local", {}, processes=64).cpus == 1
+    # Jobs that run at once had all cores each, and their threads waited for each other.
+    assert on_this_machine(resources("local", {}, at_once=4), 3, 0).cpus == max(1, expected // 3)
+    assert on_this_machine(resources("local", {}, at_once=4, processes=2), 1, 0).cpus == expected // 2
+    assert on_this_machine(resources("local", {"CPUS_PER_TASK": "5"}, at_once=4), 3, 0).cpus == 5
 
 
 def test_a_job_that_may_take_all_memory_has_some(monkeypatch):

@@ -148,16 +148,21 @@ def resources(
 def on_this_machine(resources: Resources, n_jobs: int, n_gpus: int) -> Resources:
     """Return the resources of jobs on this machine, which has n_gpus, with a GPU for every process that runs at once.
 
-    Where GPUs were not asked for, every process gets one if there are any. Raises LaunchError where there are too few.
+    Where GPUs were not asked for, every process gets one if there are any. Jobs that run at once share the cores,
+    unless the site file says how many each process has: threads that outnumber them wait for each other without end.
+    Raises LaunchError where there are too few GPUs.
     """
     gpus = resources.gpus if resources.gpus is not None else (resources.processes if n_gpus else 0)
-    needed = gpus * min(resources.at_once or 1, n_jobs)
+    jobs_at_once = min(resources.at_once or 1, n_jobs)
+    needed, cpus = gpus * jobs_at_once, resources.cpus
+    if not resources.site.get("CPUS_PER_TASK"):
+        cpus = min(cpus, max(1, cores() // (resources.processes * jobs_at_once)))
     if needed > n_gpus:
         raise LaunchError(
             f"{needed} processes would run at once and need a GPU each, but this machine has {n_gpus}; ask for less, "
             "or for --gpus-per-node 0, which computes on its processors"
         )
-    return replace(resources, gpus=gpus)
+    return replace(resources, gpus=gpus, cpus=cpus)
 
 
 def combinations(array: str, store_suites: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:

@@ -7,7 +7,7 @@ name: a look is the same on any device and for any number of processes.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from kinmass.gen.physics.sightline import view_rng
 # N looks, C choices, P pixels along a side
 _SHARED = (
     "psf_fwhm", "unknown_psf", "centre_x", "centre_y",
-    "footprint", "shape", "radius_re", "offset_re", "offset_angle", "turn", "thinned",
+    "footprint", "shape", "radius_re", "offset_re", "offset_angle", "turn", "thinned", "complete",
 )  # fmt: skip
 _OF_TRACER = (
     "velocity_error_kms", "error_slope", "mask_below_mean", "mask_below_msun_kpc2", "instrument_sigma_kms",
@@ -36,6 +36,12 @@ _PLACE = {name: i for i, name in enumerate(_SHARED)} | {
 }
 
 
+#: What a look that is complete does not lose, where only some looks do; and a choice of what never happens to these.
+_LOST = frozenset(
+    {"footprint", "thinned"}
+    | {f"{t}.{name}" for t in ("stars", "gas") for name in ("binned", "faded", "holed", "no_dispersion", "no_density")}
+)
+_NEVER = 1 - 2.0**-24
 #: Numbers (N, ...) of N looks, of which only those of some rows are made: of a list (M,) of rows, or a slice of them.
 Drawn = Callable[[torch.Tensor | slice], torch.Tensor]
 
@@ -73,6 +79,13 @@ class Look:
         """Return the looks of some rows (M,)."""
         return Look(self.choices[rows], _Rows(self.normal, rows))
 
+    def spared(self, share: float) -> "Look":
+        """Return the looks, of which a share loses nothing that only some looks lose."""
+        if not share:
+            return self
+        is_spared = (self.choices[:, _PLACE["complete"], None] < share) & _lost_places(self.choices.device)
+        return Look(torch.where(is_spared, _NEVER, self.choices), self.normal)
+
     def maps(self, first: int, last: int) -> Drawn:
         """Return the normal numbers (N, last - first, P, P) from a map to another, for `where`."""
         return lambda rows: self.normal[rows, first:last]
@@ -107,6 +120,14 @@ class Look:
         choice = self._choice("shape") * len(SHAPES)
         circle, square, hexagon = SHAPES.values()
         return torch.where(choice < 1, circle, torch.where(choice < 2, square, hexagon))
+
+
+@lru_cache(maxsize=8)
+def _lost_places(device: torch.device) -> torch.Tensor:
+    """Return which choices (CHOICES,) are of _LOST. It is made once, because a copy to a GPU makes the host wait."""
+    is_lost = torch.zeros(CHOICES, dtype=torch.bool)
+    is_lost[[_PLACE[name] for name in _LOST]] = True
+    return is_lost.to(device)
 
 
 def where(
@@ -194,7 +215,7 @@ def without_look(instrument: Instrument) -> Instrument:
         psf = psf.model_copy(update={name: middle(value) for name, value in psf if value is not None})
     if footprint:
         footprint = None if footprint.is_open() else footprint.model_copy(update={"offset_re": 0.0})
-    fixed = {"psf_fwhm": psf, "footprint": footprint, "centre_error_re": 0.0, "unknown_psf": 0.0}
+    fixed = {"psf_fwhm": psf, "footprint": footprint, "centre_error_re": 0.0, "unknown_psf": 0.0, "complete": 0.0}
     return instrument.model_copy(update=fixed | {"stars": settled(instrument.stars), "gas": settled(instrument.gas)})
 
 

@@ -93,6 +93,7 @@ _SHARES_OF_LOOKS = frozenset(
         "uncertain_density",
         "thinned",
         "share",
+        "complete",
     }
 )
 _DRAWN = frozenset({"density_dex", "centre_error_re", "lost_pixels"})
@@ -207,6 +208,9 @@ class Instrument(Section):
     """Standard deviation of the centre along x and y [R_e]."""
     footprint: Footprint | None = None
     """The part of the sky that is seen."""
+    complete: _Share = 0.0
+    """Share of looks that lose nothing of what only some lose: they have no footprint, are not thinned, binned or
+    faded, have no holes, and have a dispersion and a density."""
     field_of_view_re: PositiveFloat | None = None
     """Side of the observed field [R_e], at most the stored one. Where left out: the stored one."""
     rebin: int = Field(default=1, ge=1)

@@ -161,6 +161,7 @@ class _View:
         half_mass_radius_kpc: torch.Tensor | None,
         look: Look | None,
     ):
+        look = look and look.spared(instrument.complete)
         self.maps, self.instrument, self.look = maps, instrument, look
         stored = maps.shape[-1]
         self.pixels, self.observed_field_re = instrument.grid(stored, field_of_view_re)

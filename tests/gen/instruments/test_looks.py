@@ -181,6 +181,35 @@ def test_drawn_losses_leave_something_to_see():
     assert observe(maps, small, None)[:, 7].sum() == 0
 
 
+def test_complete_looks_lose_nothing_of_what_only_some_lose():
+    n = 400
+    noise, look = numbers(n)
+    survey = INSTRUMENTS["survey"].model_copy(update={"complete": 0.0})
+    shares = dict.fromkeys(("thinned", "binned", "faded", "holed", "no_dispersion", "no_density"), 0.0)
+    whole = survey.model_copy(
+        update={
+            "footprint": None,
+            **{name: getattr(survey, name).model_copy(update=shares) for name in ("stars", "gas")},
+        }
+    )
+
+    def seen(instrument: Instrument) -> torch.Tensor:
+        """What an instrument shows of a disc, with what is told."""
+        return observe(disc(n), instrument, noise, look=look, told=True)
+
+    lossy, complete = seen(survey), seen(whole)
+    torch.testing.assert_close(seen(survey.model_copy(update={"complete": 1.0})), complete)
+    mixed = seen(survey.model_copy(update={"complete": 0.25}))
+    is_complete, is_lossy = ((mixed == other).flatten(1).all(1) for other in (complete, lossy))
+    assert (is_complete | is_lossy).all()
+    assert 0.2 < float((is_complete & ~is_lossy).double().mean()) < 0.3
+    # What all looks lose, complete ones lose, too.
+    always = Instrument(name="a", complete=0.5, gas=TracerNoise(lost_pixels=0.5, no_dispersion=1.0), stars=survey.stars)
+    gas = observe(disc(n), always, noise, look=look, told=True)
+    assert (gas[:, 7].mean((1, 2)) < 0.7).all()
+    assert (told(gas, 1, "has_dispersion") == 0).all()
+
+
 def test_the_brightest_pixels_are_kept_and_others_lost_at_random():
     noise, look = numbers(6)
     maps = disc(6)

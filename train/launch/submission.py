@@ -1,11 +1,9 @@
 """Launches fits: refuses what cannot work before anything is queued, leaves running fits alone, submits the others."""
 
-import fcntl
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 
 from kinmass.gen.storage import store
+from kinmass.gen.storage.lock import hold
 from kinmass.gen.words import counted
 from kinmass.train.launch import slurm
 from kinmass.train.launch.commands import refuse_without_slurm, run_slurm_command
@@ -116,20 +115,6 @@ def _largest_array(site: dict[str, str]) -> int | None:
     return int(array_size[1]) if array_size else None
 
 
-@contextmanager
-def _launch_lock(out: Path) -> Iterator[None]:
-    """Keep others from launching into `out` meanwhile. Raises LaunchError where another launch is at work."""
-    (out / "logs").mkdir(parents=True, exist_ok=True)
-    with open(out / "logs" / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LaunchError(f"another launch into {out} is at work; wait for it") from None
-        except OSError:  # The file system has no locks, so the launch goes on without.
-            pass
-        yield
-
-
 def _digest_of(config: FitConfig) -> str:
     """Return a digest of the settings of a fit, without those that change no result."""
     settings = {name: value for name, value in settings_by_name(config).items() if name not in FREE_SETTINGS}
@@ -166,7 +151,7 @@ def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool =
         for run in runs:
             fit(run.config, run.folder)
         return 0
-    with _launch_lock(out):
+    with hold(out / "logs" / ".launching", f"{out / 'logs'}", patience_s=1):
         states_by_folder, launches = {absolute_path(state.run): state for state in states(out)}, launches_in(out)
         runs_to_start = []
         for run in runs:

@@ -16,7 +16,7 @@ import torch
 from conftest import KEPT, ROOT, called, command, until
 
 from kinmass.eval.__main__ import main as evaluate
-from kinmass.gen.storage.lock import boot_id
+from kinmass.gen.storage.lock import boot_id, hold
 from kinmass.train.__main__ import main
 from kinmass.train.launch.commands import refuse_without_slurm
 from kinmass.train.launch.job import FitJob
@@ -215,6 +215,16 @@ def test_a_run_that_waits_with_other_settings_is_not_left_alone_without_a_word(m
     assert f"left alone: {out}: queued" in capsys.readouterr().out
     assert main([*line, *flags(steps=13)]) == 2
     assert re.search(r"gas: queued, .* was launched with other settings; wait for it", capsys.readouterr().err)
+
+
+def test_two_launches_into_one_folder_do_not_meet(map_store, tmp_path, capsys):
+    """From two login nodes, too: a lock of the system's own does not reach beyond one on many file systems."""
+    command_line = ["launch", "--cluster", "local", "--store", str(map_store), "--tracer", "gas", "--out"]
+    with hold(tmp_path / "logs" / ".launching", "logs"):
+        assert main([*command_line, str(tmp_path), *flags()]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'logs'} is being written by process {os.getpid()}" in said
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_where_there_is_no_run_not_all_are_finished(tmp_path, capsys):

@@ -82,6 +82,17 @@ def cores() -> int:
     return max(1, int(min(len(os.sched_getaffinity(0)), of_slurm, group_cores())))
 
 
+def share_cores(processes: int = 1) -> None:
+    """Have torch take no more threads than the cores are that each of so many processes of this machine may use.
+
+    By itself it takes one for each core that it sees. Of those a job, or a container, may have few, which its threads
+    would then wait for, and for each other.
+    """
+    import torch  # A command's --help does not need it.
+
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // processes)))
+
+
 def free_memory() -> float:
     """Return the memory [bytes] that this machine, the job and its control group leave free.
 

@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kinmass.gen.command import several_processes
 from kinmass.gen.errors import interrupt
 from kinmass.gen.words import counted, few
-from kinmass.train.allotted import whole_number
+from kinmass.train.allotted import share_cores, whole_number
 
 T = TypeVar("T")
 #: How long a process waits for the others. KINMASS_TIMEOUT_MINUTES overrides it.
@@ -72,6 +72,7 @@ def process_group() -> Iterator[torch.device]:
                 f"{started} but RANK and WORLD_SIZE are not set, so each would train alone; "
                 "start torchrun, or `kinmass launch`"
             )
+        share_cores()
         yield device
         return
     if device.type == "cuda":
@@ -90,6 +91,7 @@ def process_group() -> Iterator[torch.device]:
         if device.type == "cuda":
             gpu = str(torch.cuda.get_device_properties(device).uuid)
             refuse_shared_gpus(gather((socket.gethostname(), gpu)))
+        share_cores(gather(socket.gethostname()).count(socket.gethostname()))
         yield device
     except Exception as error:
         if isinstance(error, Agreed) or world_size() == 1:

@@ -4,17 +4,21 @@ import math
 import os
 
 import pytest
+import torch
 
 from kinmass.train.allotted import (
     cores,
     free_memory,
     group_cores,
     group_memory,
+    share_cores,
     slurm_cores,
     slurm_memory,
     whole_number,
 )
+from kinmass.train.distributed import process_group
 from kinmass.train.launch.resources import on_this_machine, resources
+from kinmass.train.run.posterior import Inference
 
 GB = 1024**3
 
@@ -128,6 +132,24 @@ def test_fits_on_this_machine_share_the_cores_that_are_theirs(monkeypatch, affin
     assert on_this_machine(resources("local", {}, at_once=4), 3, 0).cpus == max(1, expected // 3)
     assert on_this_machine(resources("local", {}, at_once=4, processes=2), 1, 0).cpus == expected // 2
     assert on_this_machine(resources("local", {"CPUS_PER_TASK": "5"}, at_once=4), 3, 0).cpus == 5
+
+
+def test_fits_and_predictions_take_no_more_threads_than_the_job_has_cores(monkeypatch, runs):
+    """Torch itself sees all cores of the node, or of the machine that a container has a share of."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr("kinmass.train.allotted.cores", lambda: 8)
+        share_cores(4)
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr("kinmass.train.allotted.cores", lambda: 1)
+        with process_group():
+            assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        Inference(runs[0])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_job_that_may_take_all_memory_has_some(monkeypatch):

@@ -15,6 +15,7 @@ import torch
 from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.instruments.observe import CHANNELS, CHANNELS_TOLD, with_told
 from kinmass.gen.physics.sightline import view_rng
+from kinmass.train.allotted import share_cores
 from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import SPEEDS_KMS, at_mass_limits, has_motion, only, tracers_of
@@ -266,6 +267,7 @@ class Inference:
     """
 
     def __init__(self, path: Path, calibrated: bool = True):
+        share_cores()
         self.path = path
         self.run: RunRecord = read_config(path)
         self.instrument: Instrument = instrument_of(path)

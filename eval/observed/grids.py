@@ -42,15 +42,17 @@ def _with_numbers(header: fits.Header) -> fits.Header:
     """Return a header in which numbers of the WCS that are written as texts, `'21.0'`, are numbers.
 
     wcslib leaves out such cards, and those without a value, in silence: CRPIX is nil then. Raises ValueError for those
-    of the first two axes, where these are celestial, that are no numbers.
+    of celestial axes that are no numbers, and where CRPIX or CRVAL is not there at all.
     """
-    own, types = header.copy(), [str(header.get(key, "")).upper() for key in ("CTYPE1", "CTYPE2")]
-    on_sky = any(text.startswith(("RA", "DEC", "GLON", "GLAT")) for text in types)
+    own = header.copy()
+    on_sky = [i for i in range(1, 5) if str(header.get(f"CTYPE{i}", "")).startswith(("RA", "DEC", "GLON", "GLAT"))]
+    for key in [f"{card}{axis}" for axis in on_sky for card in ("CRPIX", "CRVAL") if f"{card}{axis}" not in header]:
+        raise ValueError(f"{key} is missing")
     for key in [key for key in header if _NUMBERS.fullmatch(key) and not isinstance(header[key], int | float)]:
         try:
             own[key] = float(str(header[key]))
         except ValueError as error:
-            if on_sky and key not in ("EQUINOX", "EPOCH") and not set(key) & set("3456789"):
+            if {int(digit) for digit in re.findall(r"\d", key)} & {*on_sky}:
                 is_text = isinstance(header[key], str)
                 raise ValueError(f"{key} {f'= {header[key]!r} is no number' if is_text else 'has no value'}") from error
     return own

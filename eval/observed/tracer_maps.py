@@ -280,6 +280,11 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     methods: dict[str, Resampling] = {"bin": "nearest"}
     methods |= dict.fromkeys((key for key in images if key.startswith("mask")), "largest")
     values, grid, remarks = onto_one_grid(images, grids, reference_key, methods, files.one_grid)
+    if files.density_is == "bin_total" and any(said.startswith(f"{files.density} lies on a grid") for said in remarks):
+        raise ValueError(
+            f"density_is: bin_total needs the density on the grid of the velocity, and {files.density} lies on one of "
+            "its own: divide it by the area of each bin, and leave the key out"
+        )
     remarks += of_masks
     parts = parts_of_pixel(grid)
     remarks += _said_of_parts(grid, parts)

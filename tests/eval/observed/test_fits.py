@@ -629,9 +629,15 @@ def test_numbers_of_the_wcs_may_be_written_as_texts(tmp_path):
     for key, values in MAPS.items():
         put(tmp_path, key, values, sky_header(CRPIX1=str(0.5 * (P + 1)), CRVAL2="40.0", CD1_1=f"{-SIDE / 3600!r}"))
     assert mismatches(images(tmp_path)) == []
-    for changes, words in (({"CRVAL1": "10:00:00"}, "CRVAL1 = '10:00:00' is no number"),
-                           ({"CRPIX1": None}, "CRPIX1 has no value")):  # fmt: skip
-        put(tmp_path, "velocity", MAPS["velocity"], sky_header(**changes))
+    for card, value, words in (
+        ("CRVAL1", "10:00:00", "CRVAL1 = '10:00:00' is no number"),
+        ("CRPIX1", None, "CRPIX1 has no value"),
+        ("CRPIX2", "gone", "CRPIX2 is missing"),
+    ):
+        header = sky_header(**{card: value})
+        if value == "gone":
+            del header[card]
+        put(tmp_path, "velocity", MAPS["velocity"], header)
         assert_refused(images(tmp_path), rf"velocity.fits: the coordinates .WCS. .*{words}")
     put(tmp_path, "velocity", MAPS["velocity"], sky_header(CTYPE1="PIXEL", CTYPE2="PIXEL", CRVAL1="", CRPIX1=""))
     assert mismatches(images(tmp_path, one_grid=True)) == []  # of no sky
@@ -672,6 +678,21 @@ def test_what_is_masked_is_in_no_mean_of_pixels_beside_it(tmp_path):
     assert len(ix) > 0.9 * SEEN.sum()
     np.testing.assert_allclose(sky.density[inside], MAPS["density"][iy, ix][inside], rtol=0.1)
     np.testing.assert_allclose(sky.dispersion_kms[inside], MAPS["dispersion"][iy, ix][inside], rtol=0.1)
+
+
+def test_totals_of_bins_lie_on_the_grid_of_the_bins(tmp_path):
+    """Between two pixels there are no bins: each was taken for one of a pixel of its own, and was as dense as all."""
+    number = (IY // 4) * P + IX // 4
+    velocity, total = (np.bincount(number.ravel(), np.ravel(MAPS[key]))[number] for key in ("velocity", "density"))
+    put(tmp_path, "velocity", velocity / 16)
+    put(tmp_path, "density", total)
+    keys = {"density_is": "bin_total", "dispersion": None, "density_msun_kpc2": None}
+    found = read_galaxy(images(tmp_path, **keys)).gas.density
+    np.testing.assert_allclose(found, (total / 16)[np.isfinite(velocity)], rtol=1e-6)
+    put(tmp_path, "density", total, sky_header(CRPIX1=0.5 * (P + 1) + 0.3))
+    assert_refused(
+        images(tmp_path, **keys), "bin_total needs the density on the grid of the velocity, and density.fits"
+    )
 
 
 @pytest.mark.parametrize("stored", [-32768, 32767])

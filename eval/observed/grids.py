@@ -199,14 +199,22 @@ class Grid:
         return bool(np.all(np.hypot(xy_in_this_grid[0] - x, xy_in_this_grid[1] - y) < SAME_PIXELS))
 
     def resample(self, values: np.ndarray, onto: "Grid", method: Resampling) -> np.ndarray:
-        """Resample values (Y, X) of this grid to the pixels of another; NaN where too little of a pixel is known."""
+        """Resample values (Y, X) of this grid to the pixels of another; NaN where too little of a pixel is known.
+
+        Means are infinite where a part of the pixel is.
+        """
         # Sample points along a side of a pixel; at least 2 for masks, since a bad pixel between two others spoils both.
         n_samples = int(np.clip(np.ceil(np.max(onto.sides_arcsec()) / np.min(self.sides_arcsec()) - 0.01), 1, 16))
         n_samples = {"mean": n_samples, "nearest": 1, "largest": max(n_samples, 2)}[method]
         offset = (np.arange(n_samples) + 0.5) / n_samples - 0.5
         iy, ix = np.indices(onto.shape)
         sample_points = [self.pixel_coordinates_of(onto, ix + dx, iy + dy) for dx in offset for dy in offset]
-        return _largest(values, sample_points) if method != "mean" else _mean(values, sample_points)
+        if method != "mean":
+            return _largest(values, sample_points)
+        means = _mean(values, sample_points)
+        for sign in (1, -1):  # no measurement, of which means of pixels beside it would make one
+            means[_largest((values == sign * np.inf).astype(float), sample_points) > 0] = sign * np.inf
+        return means
 
 
 def _largest(values: np.ndarray, sample_points: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -272,6 +272,8 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     images = {key: _in_kms(files, key, value, units_of_files) for key, (value, _) in values_and_headers.items()}
     for key in {"dispersion", *ERRORS} & images.keys():
         images[key] = np.where(images[key] > 0, images[key], np.nan)  # or else zeros would be averaged with others
+    for key in {*IVARS} & images.keys():
+        images[key] = np.where(images[key] <= 0, -np.inf, images[key])  # means leave it what it is
     density = None
     if "density" in images:
         density = _density_of_image(files, galaxy_file, images["density"], units_of_files["density"], grids)

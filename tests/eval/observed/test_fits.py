@@ -680,6 +680,20 @@ def test_what_is_masked_is_in_no_mean_of_pixels_beside_it(tmp_path):
     np.testing.assert_allclose(sky.dispersion_kms[inside], MAPS["dispersion"][iy, ix][inside], rtol=0.1)
 
 
+@pytest.mark.parametrize(("key", "unmeasured"), [("velocity_error", np.inf), ("velocity_ivar", 0.0)])
+def test_what_was_not_measured_on_a_grid_of_its_own_is_no_measurement(tmp_path, key, unmeasured):
+    """Errors of pixels beside it were taken for its own, or the median of all."""
+    is_bad = (IX >= 18) & (IX < 22) & (IY >= 24) & (IY < 27)
+    put(tmp_path, "velocity", np.where(is_bad, 1300.0, MAPS["velocity"]))
+    values = np.where(is_bad, unmeasured, 4.0)
+    put(tmp_path, key, values)
+    assert mismatches(images(tmp_path, **{key: f"{key}.fits"}), seen=SEEN & ~is_bad) == []
+    put(tmp_path, key, values, sky_header(CRPIX1=0.5 * (P + 1) + 0.3))
+    galaxy = read_galaxy(images(tmp_path, **{key: f"{key}.fits"}))
+    assert "12 pixels of the gas have an inverse variance of zero, or an infinite error" in " ".join(galaxy.remarks)
+    assert mismatches(images(tmp_path, **{key: f"{key}.fits"}), seen=SEEN & ~is_bad) == []
+
+
 def test_totals_of_bins_lie_on_the_grid_of_the_bins(tmp_path):
     """Between two pixels there are no bins: each was taken for one of a pixel of its own, and was as dense as all."""
     number = (IY // 4) * P + IX // 4

@@ -74,7 +74,7 @@ def _is_extension(extension: Any, number: int, hdu: Any) -> bool:
 def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     """Read `FILE[EXTENSION,PLANE]` (else the primary or only image): values (Y, X), NaN where blank, and the header.
 
-    Raises ValueError where there is no such image, or where it is damaged or not two-dimensional.
+    Raises ValueError where there is no such image, where it is damaged or not two-dimensional, and for twofold cards.
     """
     file, extension, plane = _parse_map_name(name)
     if holds_arrays(file):
@@ -86,6 +86,7 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
         data, header = _fits_image(file, extension, folder)
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
         raise ValueError(f"{name} is no image; say which extension is, as FILE[EXTENSION]")
+    _refuse_twofold_card(name, header)
     n_axes, data = data.ndim, np.squeeze(data)
     if plane is not None:
         data = data[None] if data.ndim == 2 < n_axes else data  # a cube of one plane
@@ -98,9 +99,29 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
             f"{name} has shape {data.shape}, not that of an image; choose a plane, FILE[EXTENSION,PLANE]{listed}"
         )
     values, header = data.astype(float), _with_text_unit(header)
-    if data.dtype.kind == "f" and (blank := _number_or_none(header.get("BLANK"))) is not None:
-        values = blank_to_nan(values, blank)  # BLANK is not standard for floats, but common
+    # BLANK is not standard for floats, but common. Of unsigned integers, which FITS keeps as signed ones and a BZERO,
+    # astropy leaves it a number.
+    offset = {"f": 0.0, "u": _number_or_none(header.get("BZERO"))}.get(data.dtype.kind)
+    if offset is not None and (blank := _number_or_none(header.get("BLANK"))) is not None:
+        values = blank_to_nan(values, blank + offset)
     return values, header
+
+
+#: Cards of which a map with another value is another map: where pixels lie, and what their numbers mean.
+_TELLING = re.compile(
+    r"(?:CTYPE|CUNIT|CRPIX|CRVAL|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|BUNIT|BSCALE|BZERO|BLANK|RESTFRE?Q"
+)
+
+
+def _refuse_twofold_card(name: str, header: fits.Header) -> None:
+    """Raise ValueError where a card of an image's header comes twice, and not alike: readers take one or the other."""
+    for key in dict.fromkeys(filter(_TELLING.fullmatch, header)):
+        values = [header[key, i] for i in range(header.count(key))]
+        for other in values[1:]:
+            if other != values[0]:
+                raise ValueError(
+                    f"{name}: {key} comes twice in its header, as {values[0]!r} and as {other!r}: remove the wrong card"
+                )
 
 
 def _with_text_unit(header: fits.Header) -> fits.Header:

@@ -33,13 +33,38 @@ _FRAMES = {"J2000": "FK5", "J2000.0": "FK5", "B1950": "FK4", "B1950.0": "FK4", "
 _NO_FRAME = ("UNKNOWN", "NONE", "N/A")
 
 
+#: Cards of celestial axes that hold a number, and those of the SIP convention's distortions.
+_NUMBERS = re.compile(r"(?:CRPIX|CRVAL|CDELT|CROTA)\d|(?:CD|PC)\d_\d|LONPOLE|LATPOLE|EQUINOX|EPOCH")
+_DISTORTIONS = re.compile(r"[AB]P?_(?:ORDER|DMAX|\d_\d)")
+
+
+def _with_numbers(header: fits.Header) -> fits.Header:
+    """Return a header in which numbers of the WCS that are written as texts, `'21.0'`, are numbers.
+
+    wcslib leaves out such cards, and those without a value, in silence: CRPIX is nil then. Raises ValueError for those
+    of celestial axes that are no numbers, and where CRPIX or CRVAL is not there at all.
+    """
+    own = header.copy()
+    on_sky = [i for i in range(1, 5) if str(header.get(f"CTYPE{i}", "")).startswith(("RA", "DEC", "GLON", "GLAT"))]
+    for key in [f"{card}{axis}" for axis in on_sky for card in ("CRPIX", "CRVAL") if f"{card}{axis}" not in header]:
+        raise ValueError(f"{key} is missing")
+    for key in [key for key in header if _NUMBERS.fullmatch(key) and not isinstance(header[key], int | float)]:
+        try:
+            own[key] = float(str(header[key]))
+        except ValueError as error:
+            if {int(digit) for digit in re.findall(r"\d", key)} & {*on_sky}:
+                is_text = isinstance(header[key], str)
+                raise ValueError(f"{key} {f'= {header[key]!r} is no number' if is_text else 'has no value'}") from error
+    return own
+
+
 def _celestial(header: fits.Header) -> WCS:
     """Return the celestial axes of a header, whose units and frame may be written in other ways than the standard's.
 
     An image has no velocity axis any more, but headers of moments often keep one, without its rest frequency: the
     others are left out before anything is made of them.
     """
-    header = header.copy()
+    header = _with_numbers(header)
     for key in [key for key in header if re.fullmatch(r"CUNIT\d[A-Z]?", key)]:
         if unit := _CELESTIAL_UNITS.get(str(header[key]).strip().lower()):
             header[key] = unit
@@ -47,6 +72,10 @@ def _celestial(header: fits.Header) -> WCS:
         frame = str(header[key]).strip().upper()
         header[key] = _FRAMES.get(frame, frame)
         if frame in _NO_FRAME and "EQUINOX" in header:
+            del header[key]
+    # By the SIP convention these are meant where CTYPE says so. Mosaics keep those of an exposure, which astropy takes.
+    if not any("-SIP" in str(header.get(f"CTYPE{axis}", "")) for axis in range(1, 5)):
+        for key in [key for key in header if _DISTORTIONS.fullmatch(key)]:
             del header[key]
     return WCS(header, naxis=[WCSSUB_CELESTIAL])
 
@@ -124,7 +153,7 @@ class Grid:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AstropyWarning)
                 wcs = _celestial(header)
-        except (ValueError, MemoryError, WcsError) as error:
+        except (ValueError, TypeError, AttributeError, MemoryError, WcsError) as error:
             why = " ".join(str(error).split())
             raise ValueError(
                 f"{name}: the coordinates (WCS) in its header cannot be read ({why}); mend CTYPE, CRVAL, CDELT or CD "
@@ -170,14 +199,22 @@ class Grid:
         return bool(np.all(np.hypot(xy_in_this_grid[0] - x, xy_in_this_grid[1] - y) < SAME_PIXELS))
 
     def resample(self, values: np.ndarray, onto: "Grid", method: Resampling) -> np.ndarray:
-        """Resample values (Y, X) of this grid to the pixels of another; NaN where too little of a pixel is known."""
+        """Resample values (Y, X) of this grid to the pixels of another; NaN where too little of a pixel is known.
+
+        Means are infinite where a part of the pixel is.
+        """
         # Sample points along a side of a pixel; at least 2 for masks, since a bad pixel between two others spoils both.
         n_samples = int(np.clip(np.ceil(np.max(onto.sides_arcsec()) / np.min(self.sides_arcsec()) - 0.01), 1, 16))
         n_samples = {"mean": n_samples, "nearest": 1, "largest": max(n_samples, 2)}[method]
         offset = (np.arange(n_samples) + 0.5) / n_samples - 0.5
         iy, ix = np.indices(onto.shape)
         sample_points = [self.pixel_coordinates_of(onto, ix + dx, iy + dy) for dx in offset for dy in offset]
-        return _largest(values, sample_points) if method != "mean" else _mean(values, sample_points)
+        if method != "mean":
+            return _largest(values, sample_points)
+        means = _mean(values, sample_points)
+        for sign in (1, -1):  # no measurement, of which means of pixels beside it would make one
+            means[_largest((values == sign * np.inf).astype(float), sample_points) > 0] = sign * np.inf
+        return means
 
 
 def _largest(values: np.ndarray, sample_points: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -200,6 +237,17 @@ def _mean(values: np.ndarray, sample_points: list[tuple[np.ndarray, np.ndarray]]
         weight += map_coordinates(is_known.astype(float), pixel_yx, order=1, mode="constant")
     has_enough = weight >= 0.5 * len(sample_points)
     return np.where(has_enough, weighted_sum / np.where(has_enough, weight, 1.0), np.nan)
+
+
+def _unmasked(
+    key: str, images: dict[str, np.ndarray], grids: dict[str, Grid], methods: dict[str, Resampling]
+) -> np.ndarray:
+    """Return an image (Y, X) that is NaN where a mask on its own grid marks it, or means would hold what it marks."""
+    value, grid = images[key], grids[key]
+    for other, method in methods.items() if methods.get(key, "mean") == "mean" else ():
+        if method == "largest" and grids[other].wcs is not None and grids[other].lies_on(grid):
+            value = np.where(images[other] == 0, value, np.nan)
+    return value
 
 
 def onto_one_grid(
@@ -238,7 +286,7 @@ def onto_one_grid(
         if grid is common or grid.lies_on(common):
             aligned[key] = value
             continue
-        aligned[key] = grid.resample(value, common, methods.get(key, "mean"))
+        aligned[key] = grid.resample(_unmasked(key, images, grids, methods), common, methods.get(key, "mean"))
         if not np.isfinite(aligned[key]).any():
             raise ValueError(f"{grid.name} and {common.name} show no common part of the sky: are their WCS right?")
         remarks.append(f"{grid.name} lies on a grid of its own: it was brought onto that of {common.name}.")

@@ -31,6 +31,8 @@ SAME, FAR_RANGES = 3, 4.0
 #: Frames are often larger than what is seen of a galaxy: so few of the pixels, of all, may hold other numbers.
 FEWEST_OTHERS = 0.05
 _FILLING = re.compile(r"\d+|9+\.9+|.*e\+\d+")
+#: A bin's V may be any number but, as files write them, these: also in the midst of others they stand for nothing.
+_NO_V = re.compile(r"0|-1|-?99+(?:\.9+)?|-100+")
 #: So many pixels, that share of all, and so many times the largest bin are no region that happens to be at rest.
 LEAST_ZEROS, ZERO_SHARE, TIMES_A_BIN = 10, 0.02, 5
 #: Largest median error of V, over the rms of V and sigma together, and smallest [km/s]: in bright lines of H I and CO
@@ -202,25 +204,29 @@ def _apart(ordered: np.ndarray) -> list[tuple[float, int]]:
     return sorted(found, key=lambda pair: (pair[0] > 0, pair[1]))  # where what was measured is one number as well
 
 
-def refuse_zeros(name: str, sky_places: np.ndarray, side_arcsec: float, value: np.ndarray) -> None:
-    """Raise ValueError where a part of a map of V (n,) at places (n, 2) [arcsec] is zero exactly.
+def refuse_one_number(name: str, sky_places: np.ndarray, side_arcsec: float, value: np.ndarray) -> None:
+    """Raise ValueError where a part of a map of V (n,) at places (n, 2) [arcsec] is one number, such as 0 or -99.
 
-    It is how files write that nothing was measured, and about a systemic velocity of zero it is far from no other V.
-    Zeros along the minor axis of a model have few neighbours that are zero too; bins have a number each.
+    It is how files write that nothing was measured, in km/s or in m/s, and about a systemic velocity of zero it is far
+    from no other V. Zeros along the minor axis of a model have few neighbours that are zero too; bins have a number
+    each, which is hardly one of `_NO_V`.
     """
-    is_zero = value == 0
-    n, least = np.count_nonzero(np.isfinite(value)), max(LEAST_ZEROS, ZERO_SHARE * np.isfinite(value).sum())
-    if np.count_nonzero(is_zero) < least:
+    numbers, counts = np.unique(value[np.isfinite(value)], return_counts=True)
+    n, least = int(counts.sum()), max(LEAST_ZEROS, ZERO_SHARE * counts.sum())
+    order = np.argsort(counts)
+    if not n or counts[order[-1]] < least:
         return
-    zeros = sky_places[is_zero]
-    fifth_neighbour_arcsec = cKDTree(zeros).query(zeros, k=6, distance_upper_bound=1.5 * side_arcsec)[0][:, 5]
+    number, most = float(numbers[order[-1]]) + 0.0, int(counts[order[-2]]) if len(order) > 1 else 0
+    if not any(_NO_V.fullmatch(f"{factor * number:.6g}") for factor in (1, 1e3)):
+        return
+    alike = sky_places[value == number]
+    fifth_neighbour_arcsec = cKDTree(alike).query(alike, k=6, distance_upper_bound=1.5 * side_arcsec)[0][:, 5]
     n_amidst = np.count_nonzero(np.isfinite(fifth_neighbour_arcsec))
-    others = value[np.isfinite(value) & ~is_zero]
-    most = int(np.unique(others, return_counts=True)[1].max(initial=0))
     if n_amidst >= max(least, TIMES_A_BIN * most):
         raise ValueError(
-            f"{name} is 0 km/s exactly in {np.count_nonzero(is_zero)} of {n} pixels that lie together: if that says "
-            "that nothing was measured there, say blank: 0, or use mask; if it was measured say blank: []"
+            f"{name} is {number:.6g} km/s exactly in {len(alike)} of {n} pixels that lie together: if that says that "
+            "nothing was measured there, say blank: with this number in the file's unit, or use mask; if it was "
+            "measured say blank: []"
         )
 
 

@@ -15,8 +15,8 @@ from kinmass.eval.observed.sanity import (
     MAX_UNCORRECTED_KMS,
     OWN_MOTION_KMS,
     refuse_fillings,
+    refuse_one_number,
     refuse_undeclared_redshift,
-    refuse_zeros,
     totals_of_bins,
     undeclared_differences,
     without_hot,
@@ -84,7 +84,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     if files.blank is None:
         places = np.column_stack([maps.x_arcsec.ravel(), maps.y_arcsec.ravel()])
         has_sigma = np.ones(velocity.shape, bool) if sigma is None else np.isfinite(sigma)
-        refuse_zeros(f"V of the {tracer}", places, side_arcsec, np.where(has_sigma, velocity, np.nan).ravel())
+        refuse_one_number(f"V of the {tracer}", places, side_arcsec, np.where(has_sigma, velocity, np.nan).ravel())
     maps.remarks += _remark_on_missing(tracer, velocity, sigma)
     _refuse_fillings_of(tracer, maps, velocity, velocity_error, is_good)
     if "velocity_error" in values or "velocity_ivar" in values:

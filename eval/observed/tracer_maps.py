@@ -272,6 +272,8 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     images = {key: _in_kms(files, key, value, units_of_files) for key, (value, _) in values_and_headers.items()}
     for key in {"dispersion", *ERRORS} & images.keys():
         images[key] = np.where(images[key] > 0, images[key], np.nan)  # or else zeros would be averaged with others
+    for key in {*IVARS} & images.keys():
+        images[key] = np.where(images[key] <= 0, -np.inf, images[key])  # means leave it what it is
     density = None
     if "density" in images:
         density = _density_of_image(files, galaxy_file, images["density"], units_of_files["density"], grids)
@@ -280,6 +282,11 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     methods: dict[str, Resampling] = {"bin": "nearest"}
     methods |= dict.fromkeys((key for key in images if key.startswith("mask")), "largest")
     values, grid, remarks = onto_one_grid(images, grids, reference_key, methods, files.one_grid)
+    if files.density_is == "bin_total" and any(said.startswith(f"{files.density} lies on a grid") for said in remarks):
+        raise ValueError(
+            f"density_is: bin_total needs the density on the grid of the velocity, and {files.density} lies on one of "
+            "its own: divide it by the area of each bin, and leave the key out"
+        )
     remarks += of_masks
     parts = parts_of_pixel(grid)
     remarks += _said_of_parts(grid, parts)

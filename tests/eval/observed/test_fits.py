@@ -9,6 +9,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from conftest import galaxy_file
 
+from kinmass.eval.observed import fits_maps
 from kinmass.eval.observed.galaxy import read_galaxy
 from kinmass.eval.observed.grids import spaxel_side, tiled
 from kinmass.eval.observed.places import claim, elsewhere, labels, set_outdated_aside, write_beside
@@ -621,6 +622,102 @@ def test_an_axis_that_an_image_has_no_more_is_not_read(tmp_path):
     with pytest.raises(ValueError, match=r"velocity.fits: the coordinates \(WCS\) .* mend CTYPE") as caught:
         read_galaxy(images(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_the_wcs_may_be_written_as_texts(tmp_path):
+    """wcslib leaves such cards out: CRPIX was nil, and a map half its width off."""
+    for key, values in MAPS.items():
+        put(tmp_path, key, values, sky_header(CRPIX1=str(0.5 * (P + 1)), CRVAL2="40.0", CD1_1=f"{-SIDE / 3600!r}"))
+    assert mismatches(images(tmp_path)) == []
+    for card, value, words in (
+        ("CRVAL1", "10:00:00", "CRVAL1 = '10:00:00' is no number"),
+        ("CRPIX1", None, "CRPIX1 has no value"),
+        ("CRPIX2", "gone", "CRPIX2 is missing"),
+    ):
+        header = sky_header(**{card: value})
+        if value == "gone":
+            del header[card]
+        put(tmp_path, "velocity", MAPS["velocity"], header)
+        assert_refused(images(tmp_path), rf"velocity.fits: the coordinates .WCS. .*{words}")
+    put(tmp_path, "velocity", MAPS["velocity"], sky_header(CTYPE1="PIXEL", CTYPE2="PIXEL", CRVAL1="", CRPIX1=""))
+    assert mismatches(images(tmp_path, one_grid=True)) == []  # of no sky
+
+
+@pytest.mark.parametrize(("card", "value"), [("CRPIX1", 8.0), ("CD1_1", SIDE / 3600), ("BUNIT", "m/s")])
+def test_a_card_that_comes_twice_and_not_alike_is_refused(tmp_path, card, value):
+    header = sky_header(BUNIT="km/s")
+    header.append((card, header[card]))
+    for key, values in MAPS.items():
+        put(tmp_path, key, values, header if key == "velocity" else None)
+    assert mismatches(images(tmp_path)) == []
+    header[card, 1] = value
+    put(tmp_path, "velocity", MAPS["velocity"], header)
+    assert_refused(images(tmp_path), f"velocity.fits: {card} comes twice in its header, as .* and as .*: remove")
+
+
+def test_distortions_count_where_the_projection_says_so(tmp_path):
+    """Mosaics keep those of their exposures, and CTYPE without -SIP."""
+    cards = {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 5e-3, "B_0_2": -5e-3}
+    for key, values in MAPS.items():
+        put(tmp_path, key, values, sky_header(**cards))
+    assert mismatches(images(tmp_path)) == []
+    put(tmp_path, "velocity", MAPS["velocity"], sky_header(**cards, CTYPE1="RA---TAN-SIP", CTYPE2="DEC--TAN-SIP"))
+    assert mismatches(images(tmp_path)) != []
+
+
+def test_what_is_masked_is_in_no_mean_of_pixels_beside_it(tmp_path):
+    """A star in an image of its own grid, and its mask, which the pixels of V cut at a fifth of a pixel."""
+    is_star = (IX >= 18) & (IX < 22) & (IY >= 24) & (IY < 27)
+    for key, outlier in (("density", 20.0), ("dispersion", 6.0)):
+        put(tmp_path, key, np.where(is_star, outlier, 1.0) * MAPS[key], sky_header(CRPIX1=0.5 * (P + 1) + 0.2))
+    put(tmp_path, "mask", is_star.astype(np.int16), sky_header(CRPIX1=0.5 * (P + 1) + 0.2))
+    sky = read_galaxy(images(tmp_path, mask="mask.fits")).gas
+    ix, iy = (np.round(v / SIDE + 0.5 * (P - 1)).astype(int) for v in (-sky.x_arcsec, sky.y_arcsec))
+    inside = np.hypot(sky.x_arcsec, sky.y_arcsec) > 2  # where pixels hardly differ from those beside them
+    assert not (is_star[iy, ix]).any()
+    assert len(ix) > 0.9 * SEEN.sum()
+    np.testing.assert_allclose(sky.density[inside], MAPS["density"][iy, ix][inside], rtol=0.1)
+    np.testing.assert_allclose(sky.dispersion_kms[inside], MAPS["dispersion"][iy, ix][inside], rtol=0.1)
+
+
+@pytest.mark.parametrize(("key", "unmeasured"), [("velocity_error", np.inf), ("velocity_ivar", 0.0)])
+def test_what_was_not_measured_on_a_grid_of_its_own_is_no_measurement(tmp_path, key, unmeasured):
+    """Errors of pixels beside it were taken for its own, or the median of all."""
+    is_bad = (IX >= 18) & (IX < 22) & (IY >= 24) & (IY < 27)
+    put(tmp_path, "velocity", np.where(is_bad, 1300.0, MAPS["velocity"]))
+    values = np.where(is_bad, unmeasured, 4.0)
+    put(tmp_path, key, values)
+    assert mismatches(images(tmp_path, **{key: f"{key}.fits"}), seen=SEEN & ~is_bad) == []
+    put(tmp_path, key, values, sky_header(CRPIX1=0.5 * (P + 1) + 0.3))
+    galaxy = read_galaxy(images(tmp_path, **{key: f"{key}.fits"}))
+    assert "12 pixels of the gas have an inverse variance of zero, or an infinite error" in " ".join(galaxy.remarks)
+    assert mismatches(images(tmp_path, **{key: f"{key}.fits"}), seen=SEEN & ~is_bad) == []
+
+
+def test_totals_of_bins_lie_on_the_grid_of_the_bins(tmp_path):
+    """Between two pixels there are no bins: each was taken for one of a pixel of its own, and was as dense as all."""
+    number = (IY // 4) * P + IX // 4
+    velocity, total = (np.bincount(number.ravel(), np.ravel(MAPS[key]))[number] for key in ("velocity", "density"))
+    put(tmp_path, "velocity", velocity / 16)
+    put(tmp_path, "density", total)
+    keys = {"density_is": "bin_total", "dispersion": None, "density_msun_kpc2": None}
+    found = read_galaxy(images(tmp_path, **keys)).gas.density
+    np.testing.assert_allclose(found, (total / 16)[np.isfinite(velocity)], rtol=1e-6)
+    put(tmp_path, "density", total, sky_header(CRPIX1=0.5 * (P + 1) + 0.3))
+    assert_refused(
+        images(tmp_path, **keys), "bin_total needs the density on the grid of the velocity, and density.fits"
+    )
+
+
+@pytest.mark.parametrize("stored", [-32768, 32767])
+def test_a_blank_of_unsigned_integers_is_none_of_their_numbers(tmp_path, stored):
+    """They are kept as signed ones and a BZERO, in which BLANK is told."""
+    velocity = np.where(SEEN, np.round(MAPS["velocity"]), np.nan)
+    raw = np.where(SEEN, np.round(MAPS["velocity"]) - 32768, stored).astype(">i2")
+    cards = {"SIMPLE": True, "BITPIX": 16, "NAXIS": 2, "NAXIS1": P, "NAXIS2": P, "BZERO": 32768, "BLANK": stored}
+    content = fits.Header(cards).tostring().encode() + raw.tobytes()
+    (tmp_path / "v.fits").write_bytes(content.ljust(3 * 2880, b"\0"))
+    np.testing.assert_array_equal(fits_maps.image("v.fits", tmp_path)[0], velocity)
 
 
 @pytest.mark.parametrize("key", ["RADESYS", "RADECSYS"])

@@ -59,6 +59,26 @@ def test_a_part_of_the_map_that_is_zero_is_no_velocity(tmp_path):
     assert len(of_table(tmp_path, table(V=velocity, S=sigma)).stars.x_arcsec) == np.count_nonzero(~is_outside)
 
 
+@pytest.mark.parametrize("number", [-1.0, -99.9])
+def test_a_part_of_the_map_that_is_one_number_is_no_velocity(tmp_path, number):
+    """No V of this galaxy is far from these numbers."""
+    is_outside = R > 6
+    velocity = np.where(is_outside, number, MAPS["V"])
+    words = rf"V of the stars is {number:g} km/s exactly in {is_outside.sum()} of {P * P} pixels that lie together"
+    with pytest.raises(ValueError, match=words):
+        of_table(tmp_path, table(V=velocity))
+    with pytest.raises(ValueError, match=rf"V of the stars is {1e-3 * number:g} km/s exactly"):
+        of_table(tmp_path, table(V=np.where(is_outside, number, 1e3 * MAPS["V"])), {"velocity_unit": "m/s"})
+    kept = of_table(tmp_path, table(V=velocity), {"blank": number}).stars
+    assert len(kept.x_arcsec) == np.count_nonzero(~is_outside)
+    assert len(of_table(tmp_path, table(V=velocity), {"blank": []}).stars.x_arcsec) == P * P
+
+
+def test_the_v_of_a_large_bin_is_a_velocity(tmp_path):
+    for v in (-43.2, 112.0, 100.0):
+        assert len(of_table(tmp_path, table(V=np.where(R > 6, v, MAPS["V"]))).stars.x_arcsec) == P * P
+
+
 def test_zeros_of_a_model_and_of_a_bin_are_velocities(tmp_path):
     model = 120 * np.tanh(X / 2)  # zero along the minor axis
     assert np.count_nonzero(model == 0) == P

@@ -42,6 +42,8 @@ def slurm_memory(environment: Mapping[str, str] = os.environ) -> float:
     return float("inf")
 
 
+#: What memory.stat of a control group says of files in memory that no process writes to.
+_OF_FILES = ("active_file", "inactive_file")
 _GROUPS, _GROUPS_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -57,12 +59,20 @@ def _group_folders(controller: str, groups: Path, root: Path) -> Iterator[tuple[
 
 
 def group_memory(groups: Path = _GROUPS, root: Path = _GROUPS_ROOT) -> float:
-    """Return the memory that this process's control groups allow [bytes], version 1 or 2; infinite without a limit."""
-    limits = [float("inf")]
+    """Return the memory [bytes] that this process's control groups leave free, version 1 or 2; infinite if unlimited.
+
+    What a group keeps of files counts as free: the kernel gives it up when it is asked for more.
+    """
+    free = [float("inf")]
     for folder, is_old in _group_folders("memory", groups, root):
-        lines = _lines(folder / ("memory.limit_in_bytes" if is_old else "memory.max"))
-        limits += [int(text) for text in lines[:1] if text.strip().isdigit()]
-    return min(limits)
+        limit = _number_in(folder / ("memory.limit_in_bytes" if is_old else "memory.max"))
+        if limit is None:
+            continue
+        used = _number_in(folder / ("memory.usage_in_bytes" if is_old else "memory.current")) or 0
+        kept = dict(words for line in _lines(folder / "memory.stat") if len(words := line.split()) == 2)
+        of_files = sum(whole_number(("total_" if is_old else "") + name, 0, kept) for name in _OF_FILES)
+        free.append(limit - max(0, used - of_files))
+    return max(0.0, min(free))
 
 
 def group_cores(groups: Path = _GROUPS, root: Path = _GROUPS_ROOT) -> float:
@@ -104,6 +114,12 @@ def free_memory() -> float:
         "MemAvailable:", bytes_by_name.get("MemFree:", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     )
     return min(free, slurm_memory(), group_memory()) / max(whole_number(AT_ONCE, 1), 1)
+
+
+def _number_in(path: Path) -> int | None:
+    """Return the whole number in a file, None where there is none."""
+    text = "".join(_lines(path)[:1]).strip()
+    return int(text) if text.isdigit() else None
 
 
 def _lines(path: Path) -> list[str]:

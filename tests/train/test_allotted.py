@@ -94,6 +94,17 @@ def test_limits_of_control_groups(tmp_path):
     ):
         groups.write_text(lines)
         assert group_memory(groups, root) == expected, lines
+    # What is taken already, but for files that the kernel keeps in memory as long as there is room.
+    (root / "a" / "memory.current").write_text("4100\n")
+    (root / "a" / "memory.stat").write_text("anon 3000\ninactive_file 700\nactive_file 100\nshmem 300\n")
+    (root / "memory" / "c" / "memory.usage_in_bytes").write_text("2500\n")
+    (root / "memory" / "c" / "memory.stat").write_text("inactive_file 9\ntotal_inactive_file 400\n")
+    for lines, expected in (("0::/a/b\n", 1700), ("4:memory:/c\n", 900)):
+        groups.write_text(lines)
+        assert group_memory(groups, root) == expected, lines
+    (root / "a" / "memory.current").write_text("9999\n")
+    groups.write_text("0::/a/b\n")
+    assert group_memory(groups, root) == 0
     assert 0 < free_memory() < math.inf
 
 

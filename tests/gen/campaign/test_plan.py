@@ -311,6 +311,15 @@ def test_runs_from_the_same_initial_conditions_are_told_where_lineages_differ():
     assert not any(doubles.of_one_origin([one]) for one in fair)
 
 
+def test_maps_say_it_of_two_suites(tmp_path, capsys):
+    path = write_box(tmp_path, galaxies=2)
+    rows = [f"{i},{100 * i},500,500,100" for i in range(1, 7)]
+    (tmp_path / "centres.csv").write_text("\n".join(["id,x,y,z,r200", *rows]) + "\n")
+    suites = [load_suite(path).model_copy(update={"name": f"run{i}", "snapshots": f"00{i}.hdf5"}) for i in range(2)]
+    plan(suites, tmp_path / "maps.zarr", Settings(2, 16))
+    assert "looks like a run from the initial conditions of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_one_galaxy_without_a_catalogue_may_be_any_of_the_other_suites(tmp_path, is_first):
     """A table without `id` numbers its rows: the second snapshot's one galaxy is 1, and 0 where no table is given."""

@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from kinmass.gen.campaign.listing import Listing
 from kinmass.gen.catalogues.base import Halo, centres_kpc
@@ -21,6 +22,11 @@ from kinmass.gen.words import counted, few
 
 #: Scale factors, or times, that differ by a smaller share are of one time: runs write theirs at slightly other ones.
 SAME_TIME = 1e-3
+#: Galaxies of runs from the same initial conditions lie within so far of each other [kpc], and a quarter of the
+#: distance to the next of their own run. Of unrelated runs one in a hundred does; so many, and this share, do not.
+SAME_ORIGIN_KPC, OF_NEXT, FEWEST_SHARED, SHARED = 200.0, 0.25, 5, 0.2
+#: At most so many galaxies of a snapshot are looked for in at most so many others, those listed before it.
+MOST_COMPARED, MOST_RUNS = 200, 64
 _REMEDY = "one could be in a test and the other in training"
 
 
@@ -201,6 +207,85 @@ def _under_two_lineages(suite: Suite, listing: Listing, other: Suite, its_listin
         pairs = pairs_within(centres_kpc(halo.centre_kpc for _, _, halo in galaxies), SAME_PLACE_KPC)
     across = [(i, j) for i, j in pairs if i < n_first <= j and lineage(i) != lineage(j)]
     return [(galaxies[i][1], galaxies[j][1]) for i, j in across]
+
+
+def of_one_origin(listed: Sequence[tuple[Suite, Mapping[Path, Listing]]]) -> list[str]:
+    """Say which suites have runs from the same initial conditions whose galaxies are of other lineages.
+
+    So are the runs of CAMELS's 1P set, EAGLE's variations, and the CV sets of two codes: a halo of one is in the
+    others, at nearly the same place.
+    """
+    by_box: dict[tuple[str, str], list[tuple[Suite, Path, Listing]]] = {}
+    for suite, listings in listed:
+        for path, listing in listings.items():
+            facts = listing.facts or {}
+            if facts.get("box", "none") != "none" and len(listing.entries) >= FEWEST_SHARED:
+                by_box.setdefault((facts["box"], f"{float(facts['a']):.3f}"), []).append((suite, path, listing))
+    pairs: dict[tuple[str, str], list[tuple[_Run, _Run, int]]] = {}
+    for of_box in by_box.values():
+        runs = [_Run.of(*one) for one in of_box] if len(of_box) > 1 else []
+        for i, run in enumerate(runs):
+            # The first that it is like will do: of a hundred runs that are all alike each is told once.
+            alike = ((first, run, first.shared_with(run)) for first in runs[max(i - MOST_RUNS, 0) : i])
+            if found := next((pair for pair in alike if pair[2]), None):
+                pairs.setdefault((found[0].suite.name, run.suite.name), []).append(found)
+    lines = []
+    for of_pair in pairs.values():
+        first, run, n = of_pair[0]
+        more = f", and so is {counted(len(of_pair) - 1, 'more snapshot')}" if len(of_pair) > 1 else ""
+        lines.append(
+            f"{run.path} ({run.suite.name}) looks like a run from the initial conditions of {first.path} "
+            f"({first.suite.name}), with {n} of {counted(run.n_compared(first), 'galaxy', 'galaxies')} at one place"
+            f"{more}: {_REMEDY}; keep one of them, or give a `lineage` that finds the same in the names of both"
+        )
+    return lines
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A snapshot's galaxies of known places: their numbers in its listing, and a tree of these places [kpc]."""
+
+    suite: Suite
+    path: Path
+    listing: Listing
+    numbers: np.ndarray
+    tree: cKDTree
+
+    @classmethod
+    def of(cls, suite: Suite, path: Path, listing: Listing) -> "_Run":
+        """Take what a snapshot's listing has."""
+        places = centres_kpc(None if halo is None else halo.centre_kpc for _, halo, _ in listing.entries)
+        numbers = np.flatnonzero(np.isfinite(places).all(axis=1))
+        return cls(suite, path, listing, numbers, cKDTree(places[numbers]))
+
+    def n_compared(self, other: "_Run") -> int:
+        """Return how many galaxies of the run that has fewer are looked for in the other."""
+        n = min(self.tree.n, other.tree.n)
+        return len(range(0, n, -(-n // MOST_COMPARED))) if n else 0
+
+    def shared_with(self, other: "_Run") -> int:
+        """Return how many galaxies both have under other lineages; 0 where they are no more than chance has it.
+
+        Copies of one snapshot are told elsewhere.
+        """
+        if (n_compared := self.n_compared(other)) < FEWEST_SHARED or (
+            self.listing.content and self.listing.content == other.listing.content
+        ):
+            return 0
+        fewer, more = (self, other) if self.tree.n <= other.tree.n else (other, self)
+        chosen = np.arange(0, fewer.tree.n, -(-fewer.tree.n // MOST_COMPARED))
+        distance_kpc, nearest = more.tree.query(fewer.tree.data[chosen], distance_upper_bound=SAME_ORIGIN_KPC)
+        if np.count_nonzero(np.isfinite(distance_kpc)) < max(FEWEST_SHARED, SHARED * n_compared):
+            return 0
+        next_kpc = fewer.tree.query(fewer.tree.data[chosen], k=2)[0][:, 1]
+        near = distance_kpc < OF_NEXT * next_kpc
+        places = zip(chosen[near].tolist(), nearest[near].tolist(), strict=True)
+        n = sum(fewer._lineage(i) != more._lineage(j) for i, j in places)
+        return n if n >= max(FEWEST_SHARED, SHARED * n_compared) else 0
+
+    def _lineage(self, row: int) -> str:
+        name, halo, _ = self.listing.entries[self.numbers[row]]
+        return self.suite.lineage_of(name, halo.lineage if halo else None)
 
 
 def _are_same(haloes: Sequence[Halo], others: Sequence[Halo]) -> bool:

@@ -175,7 +175,8 @@ def make_room(
     """Make room in the store for every galaxy of some suites, as `plan` does, by a process that holds their locks."""
     rooms = []
     listings = listings or {suite.name: _listed(suite) for suite in suites}
-    for line in doubles.in_two_suites([*((s, listings[s.name]) for s in suites), *_others(suites, out)]):
+    listed = [*((s, listings[s.name]) for s in suites), *_others(suites, out)]
+    for line in [*doubles.in_two_suites(listed), *doubles.of_one_origin(listed)]:
         print(line, file=sys.stderr)
     for suite in suites:
         with uncollected():

@@ -280,6 +280,46 @@ def test_galaxies_of_one_snapshot_in_two_suites_are_told_where_their_lineages_di
     assert "box and moved have 1 galaxy of the same snapshots" in doubles.in_two_suites(lone)[0]
 
 
+def of_run(rng, places, box="37253 kpc", content="", folder="1P_0"):
+    """A snapshot of a box with galaxies some 50 kpc off these places (N, 3) [kpc], in another order."""
+    places = (places + rng.normal(scale=30, size=places.shape))[rng.permutation(len(places))]
+    entries = [(f"{folder}.snap_090:{i}", Halo(str(i), place), "") for i, place in enumerate(places)]
+    return {Path(folder, "snap_090.hdf5"): Listing(entries, {"box": box, "a": "1"}, content=content or folder)}
+
+
+def test_runs_from_the_same_initial_conditions_are_told_where_lineages_differ():
+    """The 1P set of CAMELS: a galaxy was in a test, and itself, with other feedback, in training."""
+    rng = np.random.default_rng(3)
+    suite = Suite(name="tng", format="arepo", snapshots="*/snap_090.hdf5", aperture={"kpc": 30})
+    simba = suite.model_copy(update={"name": "simba"})
+    box, other = rng.uniform(0, 37253, (2, 120, 3))
+    same, fewer = (of_run(rng, *places) for places in ((box,), (box[:40], "37253 kpc", "", "1P_1")))
+    (line,) = doubles.of_one_origin([(suite, same | fewer)])
+    assert re.search(
+        r"1P_1/snap_090.hdf5 \(tng\) looks like a run .* of 1P_0/snap_090.hdf5 \(tng\), with \d+ of 40", line
+    )
+    assert "(simba) looks like" in doubles.of_one_origin([(suite, same), (simba, fewer)])[0]
+    set_of = suite.model_copy(update={"lineage": r"1P"})
+    near = rng.normal(18600, 150, (2, 40, 3))  # satellites of two zooms, both in the middle of their boxes
+    fair = [
+        (set_of, same | fewer),
+        (suite, same | of_run(rng, other, folder="LH_1")),
+        (suite, same | of_run(rng, box, box="50000 kpc", folder="1P_1")),
+        (suite, of_run(rng, near[0]) | of_run(rng, near[1], folder="1P_1")),
+        (suite, of_run(rng, box[:4]) | of_run(rng, box[:4], folder="1P_1")),
+    ]
+    assert not any(doubles.of_one_origin([one]) for one in fair)
+
+
+def test_maps_say_it_of_two_suites(tmp_path, capsys):
+    path = write_box(tmp_path, galaxies=2)
+    rows = [f"{i},{100 * i},500,500,100" for i in range(1, 7)]
+    (tmp_path / "centres.csv").write_text("\n".join(["id,x,y,z,r200", *rows]) + "\n")
+    suites = [load_suite(path).model_copy(update={"name": f"run{i}", "snapshots": f"00{i}.hdf5"}) for i in range(2)]
+    plan(suites, tmp_path / "maps.zarr", Settings(2, 16))
+    assert "looks like a run from the initial conditions of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_one_galaxy_without_a_catalogue_may_be_any_of_the_other_suites(tmp_path, is_first):
     """A table without `id` numbers its rows: the second snapshot's one galaxy is 1, and 0 where no table is given."""

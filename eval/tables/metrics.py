@@ -388,8 +388,9 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
 def percentile(histogram: np.ndarray, share: float) -> np.ndarray:
     """Return the residual (K,) [dex] below which a share of the counts (bins, K) lies; NaN where nothing is counted.
 
-    It is numpy's, interpolated linearly between the two nearest of the sorted residuals, of which each is known to
-    about half a bin: those of one bin are taken as evenly spread over it.
+    So it is where the residual is in an outermost bin, which holds all that lies beyond it as well. Else it is numpy's,
+    interpolated linearly between the two nearest of the sorted residuals, of which each is known to about half a bin:
+    those of one bin are taken as evenly spread over it.
     """
     values = np.full(histogram.shape[1], np.nan)
     for k, counts in enumerate(histogram.T):
@@ -398,6 +399,8 @@ def percentile(histogram: np.ndarray, share: float) -> np.ndarray:
             position = share * (n - 1)
             order = np.array([np.floor(position), np.ceil(position)])
             bin_number = np.searchsorted(at_most, order, side="right")
+            if {0, len(counts) - 1} & set(bin_number.tolist()):
+                continue
             within_bin = (order - at_most[bin_number] + counts[bin_number] + 0.5) / counts[bin_number]
             low, high = EDGES[bin_number] + BIN_DEX * within_bin
             values[k] = low + (position - order[0]) * (high - low)
@@ -459,13 +462,17 @@ def measures(sums: Sums) -> dict[str, np.ndarray]:
 
 
 def _of_residuals(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return median and robust dispersion [dex] and the share of outliers (K,) from counts (bins, K) of residuals."""
+    """Return median and robust dispersion [dex] and the share of outliers (K,) from counts (bins, K) of residuals.
+
+    NaN where residuals beyond EDGES keep them from being known.
+    """
     median = percentile(histogram, 0.5)
     robust = 0.5 * (percentile(histogram, 0.8413) - percentile(histogram, 0.1587))
     centre = 0.5 * (EDGES[1:] + EDGES[:-1])[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         outliers = (histogram * (np.abs(centre - median) > 3 * robust)).sum(0) / histogram.sum(0)
-    return median, robust, outliers
+    is_beyond = [histogram[end] * (np.abs(EDGES[end] - median) <= 3 * robust) > 0 for end in (0, -1)]
+    return median, robust, np.where(np.isnan(robust) | is_beyond[0] | is_beyond[1], np.nan, outliers)
 
 
 def mean_over_radii(values: np.ndarray) -> np.ndarray:

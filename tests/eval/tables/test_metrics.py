@@ -412,6 +412,26 @@ def test_percentiles_of_few_views_are_those_of_numpy(n):
         np.testing.assert_allclose(percentile(add_up(views).residual[0], share), expected, atol=0.51 * BIN_DEX)
 
 
+@pytest.mark.parametrize(("bias", "scatter"), [(0.1, 0.2), (1.2, 0.3), (1.5, 0.5), (0.0, 0.7), (3.0, 0.5), (-3.0, 0.1)])
+def test_errors_beyond_what_is_counted_are_no_percentile(bias, scatter):
+    """What two dex or more decide is left out, and what they do not is numpy's."""
+    estimates = planted(400, bias, scatter, views=1)
+    columns, residual = measures(sums_of(estimates)), estimates.median - estimates.truth
+    low, median, high = np.quantile(residual, [0.1587, 0.5, 0.8413], axis=0)
+    robust = 0.5 * (high - low)
+    outliers = (np.abs(residual - median) > 3 * robust).mean(0)
+    is_known = {"bias_median": np.abs(median) < 1.99, "dispersion_robust": np.maximum(-low, high) < 1.99}
+    is_known["outliers"] = is_known["dispersion_robust"] & (
+        (np.abs(median) + 3 * robust < 1.99) | (np.abs(residual).max(0) < 1.99)
+    )
+    for name, expected in (("bias_median", median), ("dispersion_robust", robust), ("outliers", outliers)):
+        known = np.isfinite(columns[name])
+        np.testing.assert_allclose(columns[name][known], expected[known], atol=0.01)
+        assert known[is_known[name]].all(), name
+    if abs(bias) == 3:
+        assert np.isnan([columns[name] for name in is_known]).all()
+
+
 def test_of_a_single_lineage_nothing_is_said_of_the_scatter_between_lineages():
     """Galaxies of one lineage have a dispersion; an interval of no width would claim that it is known exactly."""
     estimates = planted(4, 0.1, 0.2, samples=40)

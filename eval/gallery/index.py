@@ -123,10 +123,13 @@ class SuiteIndex:
                 self.check(np.array([number]))
             return
         self.is_whole[numbers] = True
+        record, config = dict(zip(names, arrays, strict=True)), self.group.attrs["config"]
+        fit = store.scales_fit(record["pixel_scale"], record["half_mass_radius"], config).reshape(len(numbers), -1)
+        for number in numbers[~fit.all(1)]:
+            problem = f"pixel_scale of galaxy {self.names[number]} is not that of its R_e, as of a copy broken off"
+            self.damaged(int(number), f"{problem}; {REPAIR}")
         for name, array in zip(names, arrays, strict=True):
-            fill = store.ARRAYS[name].fill
-            unwritten = (np.isnan(array) if np.isnan(fill) else array == fill).reshape(len(numbers), -1).all(1)
-            for number in numbers[unwritten]:
+            for number in numbers[store.empty_rows(name, array)]:
                 self.damaged(int(number), f"{name} of galaxy {self.names[number]} was never written; {REPAIR}")
 
     def damaged(self, number: int, problem: str) -> None:

@@ -226,8 +226,13 @@ def is_damaged(group: zarr.Group, index: int) -> bool:
         record, config = read_galaxy(group, index), group.attrs["config"]
     except (StoreError, OSError):
         return True
-    re_kpc = record["pixel_scale"].astype(float) * config["pixels"] / config["field_of_view_re"]
-    return not np.allclose(re_kpc, record["half_mass_radius"], rtol=1e-5)
+    return not scales_fit(record["pixel_scale"], record["half_mass_radius"], config).all()
+
+
+def scales_fit(pixel_scale_kpc: np.ndarray, half_mass_radius_kpc: np.ndarray, config: dict[str, Any]) -> np.ndarray:
+    """Whether pixels, of any shape, have the side that follows from R_e of the same shape, as they do in one galaxy."""
+    re_kpc = pixel_scale_kpc.astype(float) * config["pixels"] / config["field_of_view_re"]
+    return np.asarray(np.isclose(re_kpc, half_mass_radius_kpc, rtol=1e-5))
 
 
 def open_suite(store: Path, suite: str) -> zarr.Group:
